@@ -1,0 +1,523 @@
+"""The exposee: lets integrators register URLs for event types, pings them, and delivers events to them.
+
+    POST   /webhooks/register    {"url", "event_types": [..], "secret"?}
+    DELETE /webhooks/unregister  {"url", "event", "secret"?}
+    GET    /ping                 ping every registered URL
+    POST   /trigger              {"event", "data"}: deliver an event to all who registered for it
+    POST   /webhooks/ping-back   {"url"}: an integrator confirms a ping
+    GET    /webhooks  /event-types  /health  /deliveries  /deliveries/{id}  /deliveries/stream
+    POST   /deliveries/{id}/attempts
+
+Try:  curl -H 'Content-Type: application/json' -d '{"event": "payment_received", "data": 1}' localhost:3000/trigger
+
+What a request may do and what it is answered is decided here. How bytes become a request is wire.py's
+business, what survives a restart store.py's, and sending delivery.py's.
+
+Left out on purpose: accounts. There are two kinds of callers: local ones, who own the machine, and strangers,
+who came through a tunnel or the network, and who may do what the exercise has them do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import binascii
+import hmac
+import itertools
+import json
+import os
+import re
+import sys
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import terminal
+from addresses import Guard, spelled
+from delivery import (
+    DELIVERED,
+    PING,
+    PING_DATA,
+    RETRY_SCHEDULE,
+    STATES,
+    WORKERS,
+    Delivery,
+    Full,
+    NotPossible,
+    PostOffice,
+)
+from store import Journal, StoreError, WebhookStore
+from transport import Exchange, Transport
+from wire import Answer, Problem, Request, Routes, Server, stop_on_signals
+
+EVENT_TYPES = ("payment_received", "payment_processed", "invoice_processing", "invoice_completed")
+EVENT_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+SECRET_BYTES = range(24, 65)  # what the Standard Webhooks specification allows a key to have
+MAX_URL = 2_048  # characters; what browsers and proxies take
+MAX_EVENT_TYPES = 64  # in one request
+MAX_WEBHOOKS = 200_000  # in all: 15 MB of webhooks.json, written anew with each registration
+PING_SECONDS = 5.0  # that GET /ping waits for the outcomes
+MAX_WAIT = 30.0  # seconds, of Prefer: wait; RFC 7240, 4.3
+MAX_WAITING = 16  # requests with Prefer: wait at once, each of which holds a connection
+STRANGER_RATE, STRANGER_BURST = 10.0, 50.0  # pings and triggers of strangers: a second, and in a row
+STREAM_PAUSE = 0.1  # seconds between two looks at what has changed: no eye is faster
+STREAM_BEAT = 10.0  # seconds without news after which a stream says that it is still there
+PAGE = Path(__file__).with_name("console.html")
+
+PROXY_FIELDS = ("forwarded", "x-forwarded-", "via", "x-real-ip", "cf-")
+
+
+class Exposee:
+    """The handlers, by route; each takes a Request and returns an Answer or raises a Problem."""
+
+    def __init__(
+        self,
+        store: WebhookStore,
+        office: PostOffice,
+        *,
+        event_types: Sequence[str] = EVENT_TYPES,
+        guard: Guard | None = None,
+        token: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store, self._office = store, office
+        self._event_types, self._guard, self._token = tuple(event_types), guard or Guard(), token
+        self._allowance = Allowance(STRANGER_RATE, STRANGER_BURST, clock)
+        self._waiters = threading.BoundedSemaphore(MAX_WAITING)
+        self.routes: Routes = {
+            "/webhooks/register": {"POST": self.register},
+            "/webhooks/unregister": {"DELETE": self.unregister},
+            "/ping": {"GET": self.ping},
+            "/trigger": {"POST": self.trigger},
+            "/webhooks/ping-back": {"POST": self.ping_back},
+            "/webhooks": {"GET": self.webhooks},
+            "/event-types": {"GET": self.event_types},
+            "/health": {"GET": self.health},
+            "/deliveries": {"GET": self.deliveries},
+            "/deliveries/stream": {"GET": self.stream},
+            "/deliveries/{id}": {"GET": self.delivery},
+            "/deliveries/{id}/attempts": {"POST": self.redeliver},
+        }
+
+    # The five endpoints of the exercise: for everyone
+
+    def register(self, request: Request) -> Answer:
+        body = members(request, "url", "event_types", "secret")
+        url, secret = check_url(body.get("url")), check_secret(body.get("secret"))
+        events = self._check_event_types(body.get("event_types"))
+        self._check_destination(request, url)
+        if self._store.count() + len(events) > MAX_WEBHOOKS:
+            raise Problem(503, f"{MAX_WEBHOOKS:,} webhooks are the limit: unregister some", {"Retry-After": "3600"})
+        with storing():
+            self._store.register(url, events, secret, self._permit(request, secret))
+        return Answer(200, {"message": f"Webhook registered for: {', '.join(events)}"})
+
+    def unregister(self, request: Request) -> Answer:
+        body = members(request, "url", "event", "secret")
+        url, event, secret = text(body, "url"), text(body, "event"), check_secret(body.get("secret"))
+        with storing():
+            count = self._store.unregister(url, event, self._permit(request, secret))
+        if not count:
+            raise Problem(404, "0 webhook(s) unregistered")
+        self._office.cancel(url, event)
+        return Answer(200, {"message": f"{count} webhook(s) unregistered"})
+
+    def ping(self, request: Request) -> Answer:
+        self._limit(request)
+        message_id, deliveries = self._office.ping()
+        self._office.wait(deliveries, PING_SECONDS)
+        return self._outcome(request, "Ping", message_id, deliveries)
+
+    def trigger(self, request: Request) -> Answer:
+        self._limit(request)
+        if self._token and not is_local(request):
+            self._check_token(request)
+        body = members(request, "event", "data")
+        event = body.get("event")
+        if event not in self._event_types:
+            raise Problem(422, f"event is {shown(event)}, expected one of {', '.join(self._event_types)}")
+        if "data" not in body:
+            raise Problem(422, "data is missing, expected any JSON value")
+        with storing():
+            message = self._office.trigger(event, body["data"])
+        deliveries = [delivery for delivery in message.deliveries if delivery is not None]
+        seconds = preferred_wait(request)
+        if seconds is not None and self._wait(deliveries, seconds):
+            answer = self._outcome(request, event, message.id, deliveries)
+            answer.headers["Preference-Applied"] = f"wait={seconds:.0f}"
+            return answer
+        queued = f"{event} queued for {len(deliveries)} webhook(s)"
+        location = {"Location": f"/deliveries?message={message.id}"}
+        return Answer(202, {"message": queued, "id": message.id}, location)
+
+    def ping_back(self, request: Request) -> Answer:
+        url = text(members(request, "url"), "url")
+        if not self._store.has(url):
+            raise Problem(404, "url is not registered: register it first")
+        if not self._office.confirm_ping(url):
+            raise Problem(409, "there is no ping to this url in the history: ask for one with GET /ping first")
+        return Answer(200, {"event": PING, "data": PING_DATA})
+
+    # For everyone as well
+
+    def event_types(self, request: Request) -> Answer:
+        return Answer(200, {"event_types": list(self._event_types)})
+
+    def health(self, request: Request) -> Answer:
+        return Answer(200, {"status": "ok", "webhooks": self._store.count(), **self._office.counts()})
+
+    # For local callers, and for those with the token
+
+    def webhooks(self, request: Request) -> Answer:
+        self._owner_only(request)
+        return Answer(200, {"webhooks": self._store.webhooks()})
+
+    def deliveries(self, request: Request) -> Answer:
+        self._owner_only(request)
+        wanted, limit = request.query, request.query.get("limit", "100")
+        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:6]) <= 1_000):
+            raise Problem(422, f"limit is {shown(limit)}, expected a number from 1 to 1000")
+        if wanted.get("state", STATES[0]) not in STATES:
+            raise Problem(422, f"state is {shown(wanted['state'])}, expected one of {', '.join(STATES)}")
+
+        def matches(delivery: Delivery) -> bool:
+            return (
+                wanted.get("message") in (None, delivery.message.id)
+                and wanted.get("url") in (None, delivery.url)
+                and wanted.get("state") in (None, delivery.state)
+            )
+
+        return Answer(200, {"deliveries": [d.to_json() for d in self._office.deliveries(matches, int(limit))]})
+
+    def delivery(self, request: Request) -> Answer:
+        self._owner_only(request)
+        return Answer(200, self._find(request).to_json(attempts=True))
+
+    def redeliver(self, request: Request) -> Answer:
+        self._owner_only(request)
+        delivery = self._find(request)
+        try:
+            with storing():
+                self._office.redeliver(delivery)
+        except NotPossible as error:
+            raise Problem(409, str(error)) from None
+        body = {"message": f"one more attempt of {delivery.id} queued", "id": delivery.id}
+        return Answer(202, body, {"Location": f"/deliveries/{delivery.id}"})
+
+    def stream(self, request: Request) -> Answer:
+        self._owner_only(request)
+        with storing():
+            watcher = self._office.watch()
+
+        def send_changes(send: Callable[[bytes], None]) -> None:
+            try:
+                send(b"retry: 1000\n\n")  # milliseconds until a browser comes back after a dropped connection
+                while not watcher.closed:
+                    news = watcher.wait(STREAM_BEAT)
+                    lines = [f"event: delivery\ndata: {json.dumps(change)}\n\n" for change in news]
+                    send("".join(lines).encode() or b": nothing new\n\n")
+                    time.sleep(STREAM_PAUSE)
+            finally:
+                self._office.unwatch(watcher)
+
+        return Answer(200, type="text/event-stream", headers={"Cache-Control": "no-store"}, stream=send_changes)
+
+    # What the handlers share
+
+    def _outcome(self, request: Request, what: str, message_id: str, deliveries: list[Delivery]) -> Answer:
+        """How the first attempts went: a stranger learns the counts only."""
+        delivered = sum(delivery.state == DELIVERED for delivery in deliveries)
+        body: dict[str, Any] = {"message": f"{what} delivered to {delivered} of {len(deliveries)} webhook(s)"}
+        body["id"] = message_id
+        if self._is_owner(request):
+            body["deliveries"] = [delivery.to_json() for delivery in deliveries]
+        return Answer(200, body)
+
+    def _wait(self, deliveries: list[Delivery], seconds: float) -> bool:
+        if not self._waiters.acquire(blocking=False):
+            return False  # a preference may be ignored (RFC 7240, 2)
+        try:
+            return self._office.wait(deliveries, seconds)
+        finally:
+            self._waiters.release()
+
+    def _find(self, request: Request) -> Delivery:
+        delivery = self._office.find(request.parameters[0])
+        if delivery is None:
+            raise Problem(404, f"there is no delivery {request.parameters[0]}, or no longer")
+        return delivery
+
+    def _check_event_types(self, value: Any) -> list[str]:
+        known = ", ".join(self._event_types)
+        if not isinstance(value, list) or not value:
+            raise Problem(422, f"event_types is {shown(value)}, expected a list with one or more of {known}")
+        if len(value) > MAX_EVENT_TYPES:
+            raise Problem(422, f"event_types has {len(value)} entries, expected {MAX_EVENT_TYPES} at most")
+        for name in value:
+            if name not in self._event_types:
+                raise Problem(422, f"event_types has {shown(name)}, expected only {known}")
+        return list(dict.fromkeys(value))
+
+    def _check_destination(self, request: Request, url: str) -> None:
+        host = urllib.parse.urlsplit(url).hostname or ""
+        if spelled(host) == "link-local":
+            raise Problem(403, f"{host} is a link-local destination, which nobody may register")
+        reason = None if is_local(request) else self._guard.refuse_spelling(host)
+        if reason:
+            raise Problem(403, reason)
+
+    def _permit(self, request: Request, carried: str | None) -> Callable[[str | None], None]:
+        """Who may change what belongs to a URL with a secret: those who carry it, and local callers."""
+
+        def permit(secret: str | None) -> None:
+            if secret is None or is_local(request):
+                return
+            if carried is None or not hmac.compare_digest(secret.encode(), carried.encode()):
+                raise Problem(403, "this url has a secret: send the same one as secret to change its webhooks")
+
+        return permit
+
+    def _limit(self, request: Request) -> None:
+        seconds = 0.0 if is_local(request) else self._allowance.take()
+        if seconds:
+            detail = f"strangers may ping and trigger {STRANGER_RATE:.0f} times a second; try again later"
+            raise Problem(429, detail, {"Retry-After": f"{max(1, round(seconds))}"})
+
+    def _is_owner(self, request: Request) -> bool:
+        return is_local(request) or bool(self._token) and carries(request, self._token)
+
+    def _owner_only(self, request: Request) -> None:
+        if not is_local(request):
+            if not self._token:
+                raise Problem(403, "for local callers only; the owner can start the exposee with --token")
+            self._check_token(request)
+
+    def _check_token(self, request: Request) -> None:
+        if not carries(request, self._token):
+            detail = "the token is missing or wrong, expected the field Authorization: Bearer TOKEN"
+            raise Problem(401, detail, {"WWW-Authenticate": "Bearer"})
+
+
+class Allowance:
+    """So many a second on average, and so many in a row (a token bucket), for all strangers together:
+    through a tunnel they cannot be told apart."""
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._left, self._at = burst, clock()  # both guarded by the lock
+        self._lock = threading.Lock()
+
+    def take(self) -> float:
+        """0.0, or the seconds to wait for the next one."""
+        with self._lock:
+            now = self._clock()
+            self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+            self._at = now
+            if self._left < 1:
+                return (1 - self._left) / self._rate
+            self._left -= 1
+            return 0.0
+
+
+# --- what is asked of a request ------------------------------------------------------------------------------
+
+
+def is_local(request: Request) -> bool:
+    """Whether the caller sits at this machine: see "who may do what" in SECURITY.md.
+
+    Each of the conditions alone can be met from outside: a tunnel's end connects from loopback, a web page in
+    the owner's browser too, and a name of the attacker's can resolve to 127.0.0.1.
+    """
+    origin = request.headers.get("origin")
+    return (
+        spelled(request.peer) == "loopback"
+        and is_loopback(request.authority)
+        and is_loopback(request.headers.get("host", request.authority))
+        and origin in (None, f"http://{request.authority}")
+        and not any(name.startswith(PROXY_FIELDS) for name in request.headers)
+    )
+
+
+def is_loopback(authority: str) -> bool:
+    host = authority if authority.endswith("]") else authority.rpartition(":")[0] or authority
+    return host != "" and spelled(host.strip("[]")) == "loopback"
+
+
+def carries(request: Request, token: str) -> bool:
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(value.strip().encode(), token.encode())
+
+
+def members(request: Request, *known: str) -> dict[str, Any]:
+    """The request's body, which has to be an object; other members than the known ones are ignored."""
+    body = request.json()
+    if not isinstance(body, dict):
+        raise Problem(422, f"the body is {shown(body)}, expected an object with {', '.join(known)}")
+    return body
+
+
+def text(body: dict[str, Any], name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str) or not value:
+        raise Problem(422, f"{name} is {shown(value)}, expected a text")
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value for an error's detail: as JSON, short."""
+    if value is None:
+        return "missing"
+    line = json.dumps(value)
+    return line if len(line) <= 80 else line[:77] + "..."
+
+
+def url_problem(value: Any) -> str | None:
+    """What is wrong with a webhook's URL; None if nothing is."""
+    if not isinstance(value, str):
+        return f"url is {shown(value)}, expected an absolute http or https URL"
+    if len(value) > MAX_URL:
+        return f"url has {len(value):,} characters, expected {MAX_URL:,} at most"
+    if re.search(r"[^\x21-\x7e]", value):
+        return f"url is {shown(value)}, expected visible ASCII only: percent-encode the rest, and use xn-- for hosts"
+    try:
+        parts = urllib.parse.urlsplit(value)
+        port = parts.port  # raises for what is not a port
+    except ValueError as error:
+        return f"url is {shown(value)}: {error}"
+    host = parts.hostname or ""
+    if parts.scheme not in ("http", "https") or not re.fullmatch(r"[a-z0-9_.-]{1,253}|[0-9a-f:.]+", host) or port == 0:
+        return f"url is {shown(value)}, expected an absolute http or https URL"
+    if "@" in parts.netloc:
+        return "url has credentials, expected none: use a secret"
+    if "#" in value:
+        return "url has a fragment, which is never sent, expected none"
+    return None
+
+
+def check_url(value: Any) -> str:
+    problem = url_problem(value)
+    if problem:
+        raise Problem(422, problem)
+    return str(value)
+
+
+def check_secret(value: Any) -> str | None:
+    """A secret of the Standard Webhooks form. The value itself is never shown."""
+    if value is None:
+        return None
+    try:
+        good = value.startswith("whsec_") and len(base64.b64decode(value[6:], validate=True)) in SECRET_BYTES
+    except (AttributeError, ValueError, binascii.Error):
+        good = False
+    if not good:
+        raise Problem(422, "secret is not whsec_ and base64 of 24 to 64 bytes: make one with receiver.py --new-secret")
+    return str(value)
+
+
+def preferred_wait(request: Request) -> float | None:
+    """The seconds of `Prefer: wait=N` (RFC 7240, 4.3), MAX_WAIT at most; None without."""
+    match = re.search(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[,;]|$)", request.headers.get("prefer", ""), re.I)
+    return min(float(match[1]), MAX_WAIT) if match else None
+
+
+class storing:
+    """What the disk or the office refuses is the client's 503."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (StoreError, Full)):
+            raise Problem(503, str(error), {"Retry-After": "5"}) from None
+
+
+# --- the command line ----------------------------------------------------------------------------------------
+
+
+def seconds(value: str) -> float:
+    number = float(value)
+    if not 0 < number <= 86_400:
+        raise argparse.ArgumentTypeError(f"{value} is not a number of seconds up to a day")
+    return number
+
+
+def schedule(value: str) -> tuple[float, ...]:
+    return tuple(seconds(item) for item in value.split(",") if item)
+
+
+def event_names(value: str) -> tuple[str, ...]:
+    names = tuple(value.split(","))
+    for name in names:
+        if not EVENT_NAME.fullmatch(name) or name == PING:
+            raise argparse.ArgumentTypeError(f"{name!r} is no event type, expected letters, digits, _ . -")
+    return names
+
+
+def parser() -> argparse.ArgumentParser:
+    options = terminal.Parser("Let integrators register webhooks, and deliver events to them.")
+    add = options.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets the network in")
+    add("--port", type=terminal.port_number, default=3000, help="port to listen on")
+    add("--store", type=Path, default=Path("webhooks.json"), help="file with the webhooks; the journal lies beside it")
+    add("--event-types", type=event_names, default=",".join(EVENT_TYPES), help="known event types, by commas")
+    plan = ",".join(f"{delay:.0f}" for delay in RETRY_SCHEDULE)
+    add("--retry-schedule", type=schedule, default=plan, help="seconds between attempts, by commas")
+    add("--timeout", type=seconds, default=10.0, help="seconds for one attempt")
+    add("--workers", type=int, default=WORKERS, choices=range(1, 65), metavar="N", help="workers for quick receivers")
+    add("--token", help="opens the lists to strangers who carry it; or EXPOSEE_TOKEN, which ps does not show")
+    add("--allow-private", action="store_true", help="strangers may register private addresses (one Wi-Fi)")
+    add("--raw", action="store_true", help="print every exchange as it was on the wire")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run an exposee until it is told to stop. 0 then; 2 for what keeps it from starting."""
+    terminal.set_up()
+    options = parser().parse_args(argv)
+    printer = terminal.Printer()
+    guard = Guard(options.allow_private)
+    token = options.token or os.environ.get("EXPOSEE_TOKEN", "")
+    try:
+        store = WebhookStore(options.store, url_problem)
+        journal = Journal(options.store.with_name("deliveries.jsonl"))
+        office = PostOffice(
+            store,
+            journal,
+            Transport(guard),
+            schedule=options.retry_schedule,
+            timeout=options.timeout,
+            workers=options.workers,
+            log=printer.say,
+            watch_bytes=show_attempt(printer) if options.raw else None,
+        )
+        exposee = Exposee(store, office, event_types=options.event_types, guard=guard, token=token)
+        server = Server((options.host, options.port), exposee.routes, printer if options.raw else None)
+    except (StoreError, OSError) as error:
+        return terminal.fail(error, 2)
+    if journal.warning:
+        print(f"warning: {journal.warning}", file=sys.stderr)
+    stop_on_signals(server)
+    office.start()
+    print(f"Exposee on {server.url}, Ctrl-C stops it", flush=True)
+    server.run()
+    waiting = office.close()
+    printer.close()
+    print(f"Stopped; {waiting} deliveries wait in {journal.path}")
+    return 0
+
+
+def show_attempt(printer: terminal.Printer) -> Callable[[str, Exchange], None]:
+    number = itertools.count(1)
+
+    def show(url: str, exchange: Exchange) -> None:
+        title = f"--- attempt {next(number)}: we call {url}" + (f": {exchange.error}" if exchange.error else "")
+        printer.show(title, ("> ", exchange.request, None), ("< ", exchange.response, exchange.received))
+
+    return show
+
+
+if __name__ == "__main__":
+    sys.exit(main())

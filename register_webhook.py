@@ -1,0 +1,101 @@
+"""The integrator's script: registers a receiver's URL at an exposee, and takes it back.
+
+    python register_webhook.py --exposee http://localhost:3000 --url http://localhost:8080/webhook-receiver \\
+                               --events payment_received,invoice_completed
+    python register_webhook.py --ping | --ping-back | --unregister
+
+It sends one request, prints the answer and ends: with exit code 0, with 1 when the exposee refused or could not
+be reached, with 2 when an option made no sense.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import terminal
+from transport import Exchange, Transport, request_json
+
+SECONDS = 15.0  # for a request; GET /ping waits up to five for the receivers
+
+
+def calls(options: argparse.Namespace) -> list[tuple[str, str, str, Any]]:
+    """What the options ask for: (title, method, path, body) of each request."""
+    url, events = options.url, options.events
+    secret = {"secret": options.secret} if options.secret else {}
+    if options.unregister:
+        bodies = [{"url": url, "event": event, **secret} for event in events]
+        return [("Unregister", "DELETE", "/webhooks/unregister", body) for body in bodies]
+    if options.ping:
+        return [("Ping", "GET", "/ping", None)]
+    if options.ping_back:
+        return [("Ping-back", "POST", "/webhooks/ping-back", {"url": url})]
+    return [("Register", "POST", "/webhooks/register", {"url": url, "event_types": events, **secret})]
+
+
+def failure(exchange: Exchange) -> str | None:
+    """Why this exchange did not do what it was for, in one line; None if it did."""
+    if exchange.error or 200 <= exchange.status < 300:
+        return exchange.error
+    try:
+        detail = json.loads(exchange.body)["detail"]
+    except (ValueError, TypeError, KeyError):
+        detail = exchange.body[:200].decode("utf-8", "replace")
+    return f"{exchange.status} {detail}"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Send the requests, one after the other, until one fails."""
+    transport = Transport()
+    for title, method, path, body in calls(options):
+        url = options.exposee.rstrip("/") + path
+        exchange = transport.send(url, request_json(method, url, body), SECONDS)
+        if options.raw:
+            printer = terminal.Printer()
+            sent, came = ("> ", exchange.request, None), ("< ", exchange.response, exchange.received)
+            printer.show(f"--- {method} {url}", sent, came)
+            printer.close()
+        problem = failure(exchange)
+        if problem:
+            what = "Registration" if title == "Register" else title
+            print(f"{what} failed: {terminal.printable(problem)}", file=sys.stderr)
+            return 1
+        answer = exchange.body.decode("utf-8", "replace").strip()
+        print(f"{title} Response: {exchange.status} {terminal.printable(answer)}")
+    transport.close()
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    options = terminal.Parser("Register a webhook receiver at an exposee.")
+    add, env = options.add_argument, os.environ
+    add("--exposee", type=terminal.web_url, default=env.get("EXPOSEE_URL", "http://localhost:3000"), help="or EXPOSEE_URL")
+    mine = "http://localhost:8080/webhook-receiver"
+    add("--url", type=terminal.web_url, default=env.get("WEBHOOK_URL", mine), help="the receiver's URL; or WEBHOOK_URL")
+    add("--events", type=lambda text: text.split(","), default="payment_received", help="event types, by commas")
+    add("--secret", help="whsec_…, to have deliveries signed; or WEBHOOK_SECRET, which ps does not show")
+    what = options.add_mutually_exclusive_group()
+    what.add_argument("--unregister", action="store_true", help="unregister the events instead")
+    what.add_argument("--ping", action="store_true", help="have all registered URLs pinged instead")
+    what.add_argument("--ping-back", action="store_true", help="confirm a ping to the URL instead")
+    add("--raw", action="store_true", help="print the exchange as it was on the wire")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    terminal.set_up()
+    options = parser().parse_args(argv)
+    options.secret = options.secret or os.environ.get("WEBHOOK_SECRET")
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        print("Stopped")
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

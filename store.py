@@ -1,0 +1,531 @@
+"""What survives a restart: webhooks.json, a snapshot that is replaced, and deliveries.jsonl, a journal that grows.
+
+Both keep the same promise: nobody is told "done" before the bytes are on the disk (fsync), and after a crash
+at any moment there is a whole file. A snapshot is written to a second file, which then takes the first one's
+name in one step; a journal only ever grows at its end, so that a crash can harm no more than its last line.
+
+An fsync costs a thousand times what a request does, so requests that come together share one: see GroupCommit.
+
+Left out on purpose: a database. SQLite would do all of this; here you can see how.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, Generic, TypeVar
+
+Fsync = Callable[[int], None]  # os.fsync, or what a test puts in its place
+Permit = Callable[[str | None], None]  # gets the secret that a URL has, and raises to forbid a change
+Item = TypeVar("Item")
+
+EMPTY = b"[]\n"
+MEND = "mend it, or name another --store"
+COMPACT_BYTES = 33_554_432  # a journal below this is not worth compacting; it holds some 100,000 deliveries
+
+
+class StoreError(Exception):
+    """The disk did not do what we need, or a file is not what it should be; str() is one line for a person."""
+
+
+class _Waiting(Generic[Item]):
+    __slots__ = ("item", "done", "error")
+
+    def __init__(self, item: Item) -> None:
+        self.item, self.done = item, False
+        self.error: Exception | None = None
+
+
+class GroupCommit(Generic[Item]):
+    """Many threads, one disk: whoever comes first writes, and then the next one for all who came meanwhile.
+
+    `write` gets the items of a group. What it raises is raised for everybody in that group.
+    """
+
+    def __init__(self, write: Callable[[list[Item]], None]) -> None:
+        self._write = write
+        self._queue: deque[_Waiting[Item]] = deque()
+        self.turn = threading.Lock()  # held by the thread that writes
+
+    def commit(self, item: Item) -> None:
+        """Return once `item` has been written, by this thread or by another."""
+        mine = _Waiting(item)
+        self._queue.append(mine)
+        with self.turn:
+            if not mine.done:
+                group = [self._queue.popleft() for _ in range(len(self._queue))]
+                error: Exception | None = None
+                try:
+                    self._write([waiting.item for waiting in group])
+                except OSError as problem:
+                    error = StoreError(f"{problem.strerror or problem}: nothing was stored, try again later")
+                except Exception as problem:  # a bug, but not one that may look like success to the others
+                    error = problem
+                for waiting in group:
+                    waiting.done, waiting.error = True, error
+        if mine.error:
+            raise mine.error
+
+
+# --- webhooks.json ------------------------------------------------------------------------------------------
+
+
+class _Change:
+    """A change that waits for its turn: `apply` runs in the writing thread, `result` or `error` comes of it."""
+
+    def __init__(self, apply: Callable[[], Any]) -> None:
+        self.apply = apply
+        self.result: Any = None
+        self.error: Exception | None = None
+
+
+class WebhookStore:
+    """The webhooks, (url, event) pairs, and the secrets of URLs, in memory and in two files.
+
+    Reading is free of locks: `urls_for` and the others copy in one step what changes in one thread at a time.
+    A change is in memory a moment before it is on the disk, and is taken back when the disk refuses it; the
+    caller of `register` or `unregister` hears of it only after that. One process owns the files: a second
+    one's `StoreError` says so. `check` says of a URL in the file what is wrong with it, if anything.
+    """
+
+    def __init__(
+        self, path: str | Path, check: Callable[[str], str | None] = lambda url: None, fsync: Fsync = os.fsync
+    ) -> None:
+        self.path = Path(path)
+        self.secrets_path = self.path.with_suffix(".secrets.json")
+        self._fsync = fsync
+        self._by_event: dict[str, dict[str, None]] = {}
+        self._by_url: dict[str, dict[str, None]] = {}
+        self._secrets: dict[str, str] = {}
+        self._text = bytearray(EMPTY)  # the whole file: a registration appends to it, and never formats it anew
+        self._undo: list[Callable[[], None]] = []  # takes back the changes of the group that is being written
+        self._files_changed: set[str] = set()  # "webhooks", "secrets"
+        self._secrets_before: dict[str, str] = {}
+        self._changes = GroupCommit(self._write)
+        self._lock_file = _lock(self.path)
+        try:
+            self._load(check)
+        except BaseException:
+            self.close()
+            raise
+
+    # Reading
+
+    def webhooks(self) -> list[dict[str, str]]:
+        """All webhooks, as in the file but grouped by URL."""
+        return [{"url": url, "event": event} for url, events in list(self._by_url.items()) for event in list(events)]
+
+    def urls(self) -> list[str]:
+        """The distinct URLs."""
+        return list(self._by_url)
+
+    def urls_for(self, event: str) -> list[str]:
+        """The URLs that are registered for an event type."""
+        return list(self._by_event.get(event, ()))
+
+    def has(self, url: str) -> bool:
+        return url in self._by_url
+
+    def registered(self, url: str, event: str) -> bool:
+        return event in self._by_url.get(url, ())
+
+    def secret(self, url: str) -> str | None:
+        return self._secrets.get(url)
+
+    def count(self) -> int:
+        """How many webhooks there are."""
+        return sum(map(len, list(self._by_event.values())))
+
+    # Changing: on the disk when these return
+
+    def register(self, url: str, events: Iterable[str], secret: str | None, permit: Permit) -> None:
+        """Add the missing ones of `events`, and set the secret if one is given.
+
+        `permit` is called if that changes anything. StoreError when it could not be stored.
+        """
+        self._change(lambda: self._apply_register(url, list(events), secret, permit))
+
+    def unregister(self, url: str, event: str, permit: Permit) -> int:
+        """Remove one webhook; 0 when there is none. The last one of a URL takes the secret with it."""
+        removed: int = self._change(lambda: self._apply_unregister(url, [event], permit))
+        return removed
+
+    def unregister_all(self, url: str) -> int:
+        """Remove all webhooks of a URL (it answered 410)."""
+        removed: int = self._change(lambda: self._apply_unregister(url, list(self._by_url.get(url, ())), _anyone))
+        return removed
+
+    def close(self) -> None:
+        """Let another process have the files."""
+        self._lock_file.close()
+
+    def _change(self, apply: Callable[[], Any]) -> Any:
+        change = _Change(apply)
+        self._changes.commit(change)
+        if change.error:
+            raise change.error
+        return change.result
+
+    def _apply_register(self, url: str, events: list[str], secret: str | None, permit: Permit) -> None:
+        has = self._by_url.get(url, {})
+        missing = [event for event in dict.fromkeys(events) if event not in has]
+        new_secret = secret is not None and secret != self._secrets.get(url)
+        if missing or new_secret:
+            permit(self._secrets.get(url))
+        for event in missing:
+            self._add(url, event)
+        if new_secret:
+            self._set_secret(url, secret)
+
+    def _apply_unregister(self, url: str, events: list[str], permit: Permit) -> int:
+        present = [event for event in events if event in self._by_url.get(url, {})]
+        if present:
+            permit(self._secrets.get(url))
+        for event in present:
+            self._remove(url, event)
+        if present and url not in self._by_url and url in self._secrets:
+            self._set_secret(url, None)
+        return len(present)
+
+    # One step each, with its way back
+
+    def _add(self, url: str, event: str) -> None:
+        self._insert(url, event)
+        line = _line(url, event)
+        self._text[-3:] = (b"[\n" if len(self._text) == len(EMPTY) else b",\n") + line + b"\n]\n"
+        self._undo.append(lambda: self._remove(url, event))
+        self._files_changed.add("webhooks")
+
+    def _insert(self, url: str, event: str) -> None:
+        self._by_url.setdefault(url, {})[event] = None
+        self._by_event.setdefault(event, {})[url] = None
+
+    def _remove(self, url: str, event: str) -> None:
+        for index, key, value in ((self._by_url, url, event), (self._by_event, event, url)):
+            del index[key][value]
+            if not index[key]:
+                del index[key]
+        line = _line(url, event)
+        start = self._text.index(line)  # a whole entry: inside a JSON string its quotes would be escaped
+        end = start + len(line)
+        if self._text[end : end + 1] == b",":
+            del self._text[start : end + 2]
+        elif len(self._by_url) == 0:
+            self._text[:] = EMPTY
+        else:
+            del self._text[start - 2 : end]
+        self._undo.append(lambda: self._add(url, event))
+        self._files_changed.add("webhooks")
+
+    def _set_secret(self, url: str, secret: str | None) -> None:
+        before = self._secrets.get(url)
+        self._secrets_before = self._secrets_before or self._secrets.copy()
+        if secret is None:
+            del self._secrets[url]
+        else:
+            self._secrets[url] = secret
+        self._undo.append(lambda: self._set_secret(url, before))
+        self._files_changed.add("secrets")
+
+    # The files
+
+    def _write(self, changes: list[_Change]) -> None:
+        """Apply a group of changes and replace the files once; GroupCommit's write."""
+        self._undo, self._files_changed, self._secrets_before = [], set(), {}
+        for change in changes:
+            try:
+                change.result = change.apply()
+            except Exception as error:  # this change is refused (by its permit); the others go on
+                change.error = error
+        try:
+            if "secrets" in self._files_changed:  # first with the old ones too: an entry never lacks its secret
+                self._replace_secrets({**self._secrets_before, **self._secrets})
+            if "webhooks" in self._files_changed:
+                replace(self.path, self._text, self._fsync)
+        except OSError:
+            for undo in reversed(self._undo.copy()):
+                undo()
+            if "secrets" in self._files_changed:
+                with contextlib.suppress(OSError):
+                    self._replace_secrets(self._secrets)
+            raise
+        if self._secrets_before.keys() - self._secrets.keys():
+            with contextlib.suppress(OSError):  # a secret too many is forgotten at the next start
+                self._replace_secrets(self._secrets)
+
+    def _replace_secrets(self, secrets: dict[str, str]) -> None:
+        replace(self.secrets_path, (json.dumps(secrets, indent=0) + "\n").encode(), self._fsync, mode=0o600)
+
+    def _load(self, check: Callable[[str], str | None]) -> None:
+        text = _read(self.path)
+        entries = _parse(self.path, text, [])
+        if not isinstance(entries, list):
+            raise StoreError(f'{self.path}, line 1: not a list of {{"url", "event"}} entries; {MEND}')
+        for number, entry in enumerate(entries):
+            reason = _entry_problem(entry) or check(entry["url"])
+            if reason:
+                raise StoreError(f"{self.path}, line {_line_of_entry(text, number)}: {reason}; {MEND}")
+            self._insert(entry["url"], entry["event"])
+        if entries:
+            lines = dict.fromkeys(_line(entry["url"], entry["event"]) for entry in entries)
+            self._text = bytearray(b"[\n" + b",\n".join(lines) + b"\n]\n")
+        secrets = _parse(self.secrets_path, _read(self.secrets_path), {})
+        if not (isinstance(secrets, dict) and all(isinstance(secret, str) for secret in secrets.values())):
+            raise StoreError(f"{self.secrets_path}, line 1: not an object of secrets by URL; {MEND}")
+        self._secrets = {url: secret for url, secret in secrets.items() if url in self._by_url}
+        if not text:
+            try:
+                replace(self.path, EMPTY, self._fsync)
+            except OSError as error:
+                raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from None
+
+
+def _anyone(_: str | None) -> None:
+    """The permit of those who need none."""
+
+
+def _line(url: str, event: str) -> bytes:
+    return json.dumps({"url": url, "event": event}).encode()
+
+
+def _entry_problem(entry: object) -> str | None:
+    if isinstance(entry, dict) and entry.keys() == {"url", "event"} and all(isinstance(v, str) for v in entry.values()):
+        return None
+    return 'not an entry {"url": text, "event": text}'
+
+
+def _line_of_entry(text: str, number: int) -> int:
+    """On which line of a JSON list the entry with this index begins."""
+    decoder, position = json.JSONDecoder(), text.index("[") + 1
+    for _ in range(number + 1):
+        start = position
+        while text[start] in " \t\r\n,":
+            start += 1
+        _, position = decoder.raw_decode(text, start)
+    return text.count("\n", 0, start) + 1
+
+
+def _read(path: Path) -> str:
+    """The text of a file; empty when there is none."""
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}, line 1: cannot be read: {error}") from None
+
+
+def _parse(path: Path, text: str, default: Any) -> Any:
+    try:
+        return json.loads(text) if text else default
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{path}, line {error.lineno}: not JSON: {error.msg}; {MEND}") from None
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path}, line 1: not JSON that we read: {error}; {MEND}") from None
+
+
+# --- deliveries.jsonl ---------------------------------------------------------------------------------------
+
+
+class Journal:
+    """Records, one JSON object a line, appended. What they mean is the business of delivery.py.
+
+    `commit` waits for the disk, `note` does not: its records go with the next commit or `flush`.
+    """
+
+    def __init__(self, path: str | Path, fsync: Fsync = os.fsync) -> None:
+        self.path = Path(path)
+        self._fsync = fsync
+        self._notes: deque[bytes] = deque()
+        self._commits: GroupCommit[tuple[bytes, Callable[[], None]]] = GroupCommit(self._write)
+        try:
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115: open as long as we are
+            self._size = self._file.seek(0, os.SEEK_END)
+            _sync_directory(self.path, fsync)
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from None
+        self._compacted_size = 0
+        self.warning: str | None = None  # what `read` had to say about the last line
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """The records, oldest first; to be exhausted before anything is written.
+
+        A last line that a crash has torn is cut off, and `warning` says so. StoreError for any other line
+        that is not a record.
+        """
+        good = 0
+        with open(self.path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                record = _record(line)
+                if record is not None:
+                    good += len(line)
+                    yield record
+                elif good + len(line) == self._size:
+                    self.warning = f"{self.path}, line {number}: torn by a crash, dropped"
+                    self._cut(good)
+                else:
+                    raise StoreError(f"{self.path}, line {number}: not a record; mend it, or move the file away")
+
+    def commit(self, record: bytes, accepted: Callable[[], None]) -> None:
+        """Append a record and return once it is on the disk.
+
+        `accepted` is called between the two, so that nobody compacts the journal without the record. StoreError
+        when the disk refused; then no part of the record is in the file.
+        """
+        self._commits.commit((record, accepted))
+
+    def note(self, record: bytes) -> None:
+        """Append a record soon."""
+        self._notes.append(record)
+
+    def flush(self) -> None:
+        """Write the notes, without waiting for the disk. A disk that refuses keeps them for later."""
+        if self._notes:
+            with self._commits.turn, contextlib.suppress(OSError):
+                self._append_notes()
+
+    def compact(self, records: Callable[[], Iterable[bytes]]) -> None:
+        """If the file has grown to twice its size, replace it by `records()`, in one step.
+
+        Nothing is committed meanwhile. A note that is made meanwhile goes to the new file.
+        """
+        if self._size < max(COMPACT_BYTES, 2 * self._compacted_size):
+            return
+        with self._commits.turn:
+            try:
+                replace(self.path, b"".join(records()), self._fsync)
+            except OSError:
+                self._compacted_size = self._size  # no room for a second file: not again soon
+                return
+            self._file.close()
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+            self._size = self._compacted_size = self._file.seek(0, os.SEEK_END)
+
+    def close(self) -> None:
+        """Write and sync what is left."""
+        with self._commits.turn:
+            with contextlib.suppress(OSError):
+                self._append_notes()
+                self._fsync(self._file.fileno())
+            self._file.close()
+
+    def _write(self, group: list[tuple[bytes, Callable[[], None]]]) -> None:
+        """Append and sync a group of records; GroupCommit's write."""
+        self._append_notes()
+        before = self._size
+        try:
+            self._append(b"".join(record for record, _ in group))
+            self._fsync(self._file.fileno())
+        except OSError:
+            self._cut(before)
+            raise
+        for _, accepted in group:
+            accepted()
+
+    def _append_notes(self) -> None:
+        notes = [self._notes.popleft() for _ in range(len(self._notes))]
+        try:
+            self._append(b"".join(notes))
+        except OSError:
+            self._notes.extendleft(reversed(notes))  # they wait for better times
+            raise
+
+    def _append(self, data: bytes) -> None:
+        """Write all of `data`, or leave the file as it was."""
+        if self._file.closed:
+            raise OSError("the exposee is shutting down")
+        if self._file.seek(0, os.SEEK_END) != self._size:
+            self._cut(self._size)  # what an earlier failure could not cut off
+        written = 0
+        try:
+            while written < len(data):  # a disk that fills up takes a part, and says so only at the next call
+                written += self._file.write(memoryview(data)[written:])
+        except OSError:
+            self._cut(self._size)
+            raise
+        self._size += len(data)
+
+    def _cut(self, size: int) -> None:
+        with contextlib.suppress(OSError):
+            os.truncate(self._file.fileno(), size)
+        self._size = size
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+# --- files ----------------------------------------------------------------------------------------------------
+
+
+def replace(path: Path, data: bytes | bytearray, fsync: Fsync, mode: int = 0o644) -> None:
+    """Give `path` the content `data` in one step: a reader, or a crash, meets the old file or the new one.
+
+    Write a second file, sync it, give it the name, sync the directory that holds the name.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            if hasattr(os, "fchmod"):
+                os.fchmod(descriptor, mode)
+            fsync(descriptor)
+        _rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_directory(path, fsync)
+
+
+def _rename(temporary: str, path: Path) -> None:
+    """os.replace; on Windows it fails while anybody, an indexer say, has the file open: try for a second."""
+    for _ in range(10 if os.name == "nt" else 0):
+        try:
+            return os.replace(temporary, path)
+        except PermissionError:
+            time.sleep(0.1)
+    os.replace(temporary, path)
+
+
+def _sync_directory(path: Path, fsync: Fsync) -> None:
+    if os.name != "nt":  # Windows has no such thing
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """A file that one process can hold; the operating system lets go of it when the process ends, however."""
+    try:
+        file = open(path.with_suffix(".lock"), "ab")  # noqa: SIM115: the lock lasts as long as it is open
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise StoreError(f"{path}: another exposee has it; stop that one, or name another --store") from None
+    return file

@@ -1,0 +1,23 @@
+"""Fixtures for all test modules; what they are made of is in support.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import Listener, Pair
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    """A receiver that answers 204, until the test sets `answer`."""
+    with Listener() as it:
+        yield it
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    """An exposee in this process, on a free port, with an empty store."""
+    with Pair(tmp_path) as it:
+        yield it

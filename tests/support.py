@@ -1,0 +1,321 @@
+"""What the tests share: real sockets, real processes, and receivers that do as they are told."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 10.0  # that anything which must happen may take; nothing waits this long when all is well
+
+sys.path.insert(0, str(ROOT))
+
+from addresses import Guard  # noqa: E402
+from delivery import PostOffice  # noqa: E402
+from exposee import Exposee, url_problem  # noqa: E402
+from store import Journal, WebhookStore  # noqa: E402
+from transport import Transport  # noqa: E402
+from wire import Server  # noqa: E402
+
+
+# --- a client that writes bytes -----------------------------------------------------------------------------
+
+
+class Response(NamedTuple):
+    status: int
+    headers: dict[str, str]  # names in lower case
+    body: bytes
+
+    def json(self) -> Any:
+        import json
+
+        return json.loads(self.body)
+
+
+class Client:
+    """A connection on which a test sends what it likes."""
+
+    def __init__(self, port: int) -> None:
+        self.sock = socket.create_connection(("127.0.0.1", port), SECONDS)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._file = self.sock.makefile("rb")
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def receive(self, head: bool = False) -> Response:
+        """The next response; EOFError when the connection has been closed instead. `head`: it has no body."""
+        line = self._file.readline()
+        if not line:
+            raise EOFError
+        headers = {}
+        while (field := self._file.readline()) not in (b"\r\n", b""):
+            name, _, value = field.decode("latin-1").partition(":")
+            headers[name.lower()] = value.strip()
+        length = 0 if head else int(headers.get("content-length", 0))
+        return Response(int(line.split()[1]), headers, self._file.read(length))
+
+    def ask(self, data: bytes) -> Response:
+        self.send(data)
+        return self.receive()
+
+    def closed(self) -> bool:
+        """Whether the server has ended the connection; waits for it."""
+        try:
+            return self._file.read(1) == b""
+        except OSError:
+            return True
+
+    def close(self) -> None:
+        self._file.close()
+        self.sock.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def request(method: str, target: str, body: bytes | None = None, **fields: str) -> bytes:
+    """The bytes of a request. `fields` are header fields, with _ for -; Host and the usual ones are added."""
+    headers = {"Host": "localhost"}
+    if body is not None:
+        headers |= {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    headers |= {name.replace("_", "-"): value for name, value in fields.items()}
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    return "\r\n".join(lines).encode("latin-1") + (body or b"")
+
+
+# --- a receiver that shares no code with ours ------------------------------------------------------------------
+
+NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
+Behaviour = Callable[[socket.socket], None]
+
+
+class Listener:
+    """A plain socket that takes requests one after the other on each connection and answers each as told.
+
+    `answer` is bytes, or a function that gets the connection after the request was read; it may block, close
+    or misbehave. `requests` has every request's bytes in order of arrival.
+    """
+
+    def __init__(self, answer: bytes | Behaviour = NO_CONTENT) -> None:
+        self.answer: bytes | Behaviour = answer
+        self.requests: queue.Queue[bytes] = queue.Queue()
+        self.connections = 0
+        self._sock = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.port = self._sock.getsockname()[1]
+        self._held: list[socket.socket] = []
+        self._released = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, path: str = "/hook") -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def hang(self, connection: socket.socket) -> None:
+        """An answer: none, until the listener is closed."""
+        self._released.wait()
+
+    def next(self) -> bytes:
+        """The next request; fails the test if none comes."""
+        return self.requests.get(timeout=SECONDS)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._sock.accept()
+                self.connections += 1
+                self._held.append(connection)
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError, ValueError), connection, connection.makefile("rb") as file:
+            while data := read_request(file):
+                self.requests.put(data)
+                answer = self.answer
+                connection.sendall(answer) if isinstance(answer, bytes) else answer(connection)
+
+    def close(self) -> None:
+        self._released.set()
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+        for connection in self._held:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_request(file: Any) -> bytes:
+    """The bytes of one request, b"" at the end of the connection."""
+    data, length = b"", 0
+    while not data.endswith(b"\r\n\r\n"):
+        line = file.readline()
+        if not line:
+            return b""
+        data += line
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.split(b":")[1])
+    return data + file.read(length)
+
+
+# --- our side, in this process -----------------------------------------------------------------------------------
+
+
+class Pair:
+    """An exposee on a free port, built as its main does; close it in the end.
+
+    Options go to PostOffice (schedule, timeout, clock, chance …); fsync, guard, token and event_types where they
+    belong.
+    """
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        fsync = {"fsync": options.pop("fsync")} if "fsync" in options else {}
+        guard = options.pop("guard", Guard())
+        front = {name: options.pop(name) for name in ("token", "event_types") if name in options}
+        self.log: list[str] = []
+        self.store = WebhookStore(folder / "webhooks.json", url_problem, **fsync)
+        self.journal = Journal(folder / "deliveries.jsonl", **fsync)
+        options.setdefault("log", self.log.append)
+        self.office = PostOffice(self.store, self.journal, Transport(guard), **options)
+        self.exposee = Exposee(self.store, self.office, guard=guard, **front)
+        self.server = Server(("127.0.0.1", 0), self.exposee.routes)
+        self.port, self.url = self.server.server_port, self.server.url
+        self.office.start()
+        self._thread = threading.Thread(target=self.server.run, daemon=True)
+        self._thread.start()
+
+    def client(self) -> Client:
+        return Client(self.port)
+
+    def call(self, method: str, target: str, value: Any = None, **fields: str) -> Response:
+        """One request with `value` as JSON, on a connection of its own."""
+        import json
+
+        body = None if value is None else json.dumps(value).encode()
+        with self.client() as client:
+            return client.ask(request(method, target, body, **fields))
+
+    def register(self, url: str, *events: str, **more: str) -> None:
+        answer = self.call("POST", "/webhooks/register", {"url": url, "event_types": list(events), **more})
+        assert answer.status == 200, answer
+
+    def trigger(self, event: str, data: Any = None, **fields: str) -> Response:
+        return self.call("POST", "/trigger", {"event": event, "data": data}, **fields)
+
+    def close(self) -> int:
+        self.server.stopping = True
+        self._thread.join(SECONDS)
+        waiting = self.office.close()
+        self.store.close()
+        return waiting
+
+    def __enter__(self) -> Pair:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def eventually(condition: Callable[[], Any], what: str = "it") -> Any:
+    """Wait until `condition()` is true, and return what it gave; for what has no event to wait for."""
+    end = time.monotonic() + SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < end, f"{what} did not happen within {SECONDS} s"
+        threading.Event().wait(0.005)
+    return value
+
+
+# --- our side, as processes -----------------------------------------------------------------------------------
+
+
+class Program:
+    """One of the programs as its users start it. `lines` are what it has printed so far, both streams."""
+
+    def __init__(self, *command: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+        import os
+
+        environment = {k: v for k, v in os.environ.items() if k not in ("EXPOSEE_URL", "WEBHOOK_URL", "WEBHOOK_SECRET")}
+        environment |= {"PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
+        script, *arguments = command
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / script), *arguments],
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+        )
+        self.lines: list[str] = []
+        self._more = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            with self._more:
+                self.lines.append(line.rstrip("\n"))
+                self._more.notify_all()
+        with self._more:
+            self._more.notify_all()
+
+    def wait_for(self, text: str) -> str:
+        """The first line that has `text` in it; fails the test if none comes."""
+        with self._more:
+            found = self._more.wait_for(lambda: [line for line in self.lines if text in line], SECONDS)
+            assert found, f"{text!r} was not printed: {self.lines}"
+            return found[0]
+
+    @property
+    def port(self) -> int:
+        """The port of a server, from its first line."""
+        return int(self.wait_for("http://").split("http://")[1].split(":")[1].split("/")[0].split(",")[0])
+
+    def stop(self, number: int | None = None) -> int:
+        """Send SIGINT, or the given signal; the exit code."""
+        import signal
+
+        self.process.send_signal(signal.SIGINT if number is None else number)
+        return self.wait()
+
+    def wait(self) -> int:
+        code = self.process.wait(SECONDS)
+        self._reader.join(SECONDS)
+        return code
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+        assert self.process.stdout
+        self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def held(gate: threading.Event) -> Iterator[None]:
+    """Open the gate in the end, whatever happens, so that no thread stays behind it."""
+    try:
+        yield
+    finally:
+        gate.set()
