@@ -4,18 +4,12 @@
     office.start()
     message = office.trigger("payment_received", {"amount": 100})    # on the disk when this returns
 
-A *message* is one occurrence of an event, a *delivery* is one message for one URL, an *attempt* is one HTTP
-request of it. Deliveries of one URL wait in a *lane*. A lane has a window, the number of attempts that may be
-under way in it: it opens with each success and closes to one with a failure. Lanes that are ready queue up
-for workers:
-
     trigger -> journal -> lane -> worker -> transport -> outcome -> journal
                            ^                                |
                            +------- retry schedule ---------+
 
-No receiver slows another, because a worker waits for nobody for long: a few workers serve the lanes that
-answer within PATIENCE, and an overseer moves a worker that takes longer to the slow ones, of which there may be
-hundreds, and puts a fresh one in its place.
+What a message, a delivery and an attempt are, messages.py says; who sends, workers.py. Here it is decided what
+happens to them: when they are accepted, tried again, given up, remembered and forgotten.
 
 Left out on purpose: order of arrival (retries break it anyway), and exactly-once (nobody has it: receivers
 recognise a repeated webhook-id).
@@ -23,12 +17,8 @@ recognise a repeated webhook-id).
 
 from __future__ import annotations
 
-import base64
-import functools
 import heapq
-import hmac
 import itertools
-import json
 import random
 import secrets
 import threading
@@ -38,24 +28,34 @@ from collections.abc import Callable, Iterable, Iterator
 from email.utils import formatdate
 from typing import Any
 
+from messages import (
+    CANCELLED,
+    DELIVERED,
+    DELIVERING,
+    FAILED,
+    OPEN,
+    PENDING,
+    PING,
+    PING_DATA,
+    RETRYING,
+    Attempt,
+    Delivery,
+    Message,
+    attempt_record,
+    body_of,
+    change_record,
+    delivery_records,
+    message_record,
+    sign,
+)
 from store import Journal, WebhookStore
-from transport import KEPT_RESPONSE, Exchange, Transport, request_head, retry_after
-
-PING = "ping"
-PING_DATA = "Ping from Exposee"
-USER_AGENT = "Exposee/1.0"
+from transport import Exchange, Transport, retry_after
+from workers import PATIENCE, QUICK_PLACES, Lane, Trip, Workers
 
 RETRY_SCHEDULE = (5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 # standardwebhooks.com: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h: 75 hours in all
 JITTER = 0.2  # of each delay, so that what failed together does not come back together
 MAX_RETRY_AFTER = 86_400.0  # a receiver may postpone us, but not for ever
-
-PATIENCE = 0.01  # seconds that a quick worker may wait: ten times what a receiver on a local network needs
-WORKERS = 4  # quick ones: more only fight for the interpreter lock
-MAX_SLOW = 300  # threads that wait for slow receivers
-MAX_FAILING = 250  # of these, for receivers whose last attempt failed: the rest is for the slow and honest
-SPARE_SECONDS = 5.0  # a slow worker without work ends after this
-WINDOW = 8  # attempts under way in one lane at the most
 
 MAX_LANE = 10_000  # deliveries that wait for one URL
 MAX_WAITING = 500_000  # deliveries that wait in all
@@ -67,12 +67,6 @@ MAX_WATCHERS = 8
 MAX_WATCHED = 1_000  # changes that a slow watcher may be behind
 CLOSE_SECONDS = 5.0  # what attempts under way get at shutdown
 
-PENDING, DELIVERING, RETRYING = "pending", "delivering", "retrying"
-DELIVERED, FAILED, CANCELLED = "delivered", "failed", "cancelled"
-STATES = (PENDING, DELIVERING, RETRYING, DELIVERED, FAILED, CANCELLED)
-OPEN = (PENDING, DELIVERING, RETRYING)
-QUICK, STEADY, FAILING = "quick", "steady", "failing"  # what a lane's last attempt was like
-
 
 class Full(Exception):
     """There is no room for this message now; str() says what is full."""
@@ -80,161 +74,6 @@ class Full(Exception):
 
 class NotPossible(Exception):
     """This delivery cannot be attempted now; str() says why."""
-
-
-# --- what is delivered ----------------------------------------------------------------------------------------
-
-
-class Attempt:
-    """One HTTP request of a delivery. `time` is when it began (Unix), `duration` in seconds; `error` is None
-    exactly when a whole response came. `request` and `response` are bytes, or None when they are gone."""
-
-    __slots__ = ("time", "duration", "status", "error", "request", "response", "received")
-
-    def __init__(self, began: float, duration: float, status: int, error: str | None) -> None:
-        self.time, self.duration, self.status, self.error = began, duration, status, error
-        self.request: bytes | None = None
-        self.response: bytes | None = None
-        self.received = 0
-
-    def to_json(self) -> dict[str, Any]:
-        gone = "the bytes of this attempt are no longer kept" if self.request is None else None
-        response = self.response.decode("latin-1") if self.response is not None else None
-        return {
-            "time": iso(self.time),
-            "duration": round(self.duration, 6),
-            **({"error": self.error} if self.error else {}),
-            **({"status": self.status} if self.status else {}),
-            "request": self.request.decode("latin-1") if self.request is not None else None,
-            "response": response,
-            **({"response_bytes": self.received} if self.received > KEPT_RESPONSE else {}),
-            **({"gone": gone} if gone else {}),
-        }
-
-
-class Message:
-    """One occurrence of an event. `body` is what is sent, `head` the header fields that all deliveries share."""
-
-    __slots__ = ("id", "event", "time", "body", "head", "deliveries", "left", "open")
-
-    def __init__(self, message_id: str, event: str, created: float, body: bytes) -> None:
-        self.id, self.event, self.time, self.body = message_id, event, created, body
-        self.head = (
-            "Content-Type: application/json\r\n"
-            f"User-Agent: {USER_AGENT}\r\n"
-            "Bypass-Tunnel-Reminder: 1\r\n"  # localtunnel shows a reminder page to whoever does not send it
-            f"Content-Length: {len(body)}\r\n"
-            f"webhook-id: {message_id}\r\n"
-        ).encode()
-        self.deliveries: list[Delivery | None] = []  # None: forgotten
-        self.left = self.open = 0  # deliveries that are not forgotten, and that are not finished
-
-
-class Delivery:
-    """One message for one URL. `due` is when the next attempt is planned (Unix), 0.0 when none is."""
-
-    __slots__ = ("message", "index", "url", "state", "attempts", "due", "error", "confirmed", "manual")
-
-    def __init__(self, message: Message, index: int, url: str) -> None:
-        self.message, self.index, self.url = message, index, url
-        self.state = PENDING
-        self.attempts: list[Attempt] = []
-        self.due = 0.0
-        self.error: str | None = None  # why it ended without an attempt
-        self.confirmed = False  # a ping that the receiver has pinged back
-        self.manual = False  # one attempt and no more: a redelivery
-
-    @property
-    def id(self) -> str:
-        return f"dlv_{self.message.id[4:]}_{self.index}"
-
-    def to_json(self, attempts: bool = False) -> dict[str, Any]:
-        """What GET /deliveries shows; with `attempts`, what GET /deliveries/{id} shows."""
-        last = self.attempts[-1] if self.attempts else None
-        error = last.error if last else self.error
-        return {
-            "id": self.id,
-            "message": self.message.id,
-            "event": self.message.event,
-            "url": self.url,
-            "state": self.state,
-            "time": iso(self.message.time),
-            "attempt_count": len(self.attempts),
-            **({"status": last.status} if last and last.status else {}),
-            **({"error": error} if error else {}),
-            **({"next_attempt": iso(self.due)} if self.due else {}),
-            **({"confirmed": self.confirmed} if self.message.event == PING else {}),
-            **({"attempts": [attempt.to_json() for attempt in list(self.attempts)]} if attempts else {}),
-        }
-
-
-class Lane:
-    """What waits for one URL."""
-
-    __slots__ = ("url", "head", "urgent", "waiting", "retrying", "under_way", "window", "pace", "queued")
-
-    def __init__(self, url: str) -> None:
-        self.url, self.head = url, request_head("POST", url)
-        self.urgent: list[Delivery] = []  # pings and redeliveries: past the window
-        self.waiting: deque[Delivery] = deque()
-        self.retrying: set[Delivery] = set()
-        self.under_way, self.window = 0, 1
-        self.pace: str | None = None  # nothing is known yet
-        self.queued = False  # whether it stands in one of the queues for workers
-
-    def ready(self) -> bool:
-        return bool(self.urgent or self.waiting and self.under_way < self.window)
-
-    def take(self) -> Delivery | None:
-        if self.urgent:
-            delivery = self.urgent.pop(0)
-        elif self.waiting and self.under_way < self.window:
-            delivery = self.waiting.popleft()
-        else:
-            return None
-        self.under_way += 1
-        return delivery
-
-
-def iso(seconds: float) -> str:
-    """Unix time as ISO 8601 with milliseconds, UTC."""
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
-
-
-# --- signatures -----------------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(4_096)
-def signing_key(secret: str) -> bytes:
-    """The bytes that a `whsec_` secret stands for."""
-    return base64.b64decode(secret.removeprefix("whsec_"))
-
-
-def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> bytes:
-    """The two signature fields of a delivery, over exactly the bytes that are sent.
-
-    Standard Webhooks signs id, time and body (so that an old request cannot be replayed as a new one), with the
-    decoded key; GitHub signs the body only, with the secret as it is written.
-    """
-    content = f"{message_id}.{timestamp}.".encode() + body
-    standard = base64.b64encode(hmac.digest(signing_key(secret), content, "sha256"))
-    github = hmac.digest(secret.encode(), body, "sha256").hex()
-    return b"webhook-signature: v1," + standard + b"\r\nX-Hub-Signature-256: sha256=" + github.encode() + b"\r\n"
-
-
-# --- workers --------------------------------------------------------------------------------------------------
-
-
-class _Worker:
-    __slots__ = ("slow", "failing", "began", "wake")
-
-    def __init__(self, slow: bool) -> None:
-        self.slow = slow
-        self.failing = False  # the lane it serves is one of the failing
-        self.began = 0.0  # when its attempt began (monotonic), 0.0 without one
-        self.wake = threading.Lock()
-        self.wake.acquire()  # held while it sleeps; to release it is to wake the worker
 
 
 class Watcher:
@@ -278,15 +117,15 @@ class PostOffice:
         *,
         schedule: Iterable[float] = RETRY_SCHEDULE,
         timeout: float = 10.0,
-        workers: int = WORKERS,
+        workers: int = QUICK_PLACES,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
         log: Callable[[str], None] = lambda line: None,
         watch_bytes: Callable[[str, Exchange], None] | None = None,
     ) -> None:
         self._store, self._journal, self._transport = store, journal, transport
-        self._schedule, self._timeout, self._places = tuple(schedule), timeout, workers
-        self._clock, self._chance, self._log, self._watch_bytes = clock, chance, log, watch_bytes
+        self._schedule, self._clock, self._chance = tuple(schedule), clock, chance
+        self._log, self._watch_bytes = log, watch_bytes
         self._lock = threading.Lock()  # guards everything below
         self._messages: dict[str, Message] = {}  # oldest first
         self._lanes: dict[str, Lane] = {}
@@ -298,10 +137,8 @@ class PostOffice:
         self._number = itertools.count()  # decides between two that are due at the same time
         self._waits: dict[Delivery, list[_Wait]] = {}
         self._watchers: list[Watcher] = []
-        self._queues: dict[str, deque[Lane]] = {QUICK: deque(), STEADY: deque(), FAILING: deque()}
-        self._quick: set[_Worker] = set()
-        self._idle: dict[bool, list[_Worker]] = {False: [], True: []}  # by whether they are slow ones
-        self._slow_count = self._failing_count = self._under_way = 0
+        self._workers = Workers(self._lock, self, transport, timeout=timeout, places=workers, clock=clock)
+        self._workers.wake_overseer = self._wake_overseer
         self._stir = threading.Event()  # wakes the overseer
         self._dozing = self._running = False
         self._resume()
@@ -314,13 +151,13 @@ class PostOffice:
         Full when the office is; StoreError when the disk refused.
         """
         urls = self._store.urls_for(event)
-        message = Message("msg_" + secrets.token_hex(12), event, self._clock(), _body(event, data))
+        message = Message("msg_" + secrets.token_hex(12), event, self._clock(), body_of(event, data))
         # Others may pass this check at the same time, each with a message of its own: the limits are soft by that.
         if self._waiting + len(urls) > MAX_WAITING:
             raise Full(f"{self._waiting:,} deliveries wait already, {MAX_WAITING:,} are the limit")
         if self._body_bytes + len(message.body) > MAX_BODIES:
             raise Full(f"the messages that wait have {self._body_bytes:,} bytes already")
-        self._journal.commit(_message_record(message, urls), lambda: self._accept(message, urls))
+        self._journal.commit(message_record(message, urls), lambda: self._accept(message, urls))
         return message
 
     def _accept(self, message: Message, urls: list[str]) -> None:
@@ -334,7 +171,7 @@ class PostOffice:
                     self._end(delivery, FAILED, "backlog full")
                 else:
                     lane.waiting.append(delivery)
-                    self._queue(lane)
+                    self._workers.queue(lane)
                 self._changed(delivery)
 
     def _add(self, message: Message, urls: list[str]) -> None:
@@ -356,10 +193,10 @@ class PostOffice:
             urls = self._store.urls()
             shared = [p for url in urls if (p := self._pings.get(url)) is not None and p.state in OPEN]
             busy = {delivery.url for delivery in shared}
-            message = Message("msg_" + secrets.token_hex(12), PING, self._clock(), _body(PING, PING_DATA))
+            message = Message("msg_" + secrets.token_hex(12), PING, self._clock(), body_of(PING, PING_DATA))
             fresh = [url for url in urls if url not in busy]
             if fresh:
-                self._journal.note(_message_record(message, fresh))
+                self._journal.note(message_record(message, fresh))
                 self._add(message, fresh)
             for delivery in (sent := [d for d in message.deliveries if d is not None]):
                 self._pings[delivery.url] = delivery
@@ -370,7 +207,7 @@ class PostOffice:
         """One more attempt now, and no retries after it. NotPossible when one is under way or the URL is gone."""
         with self._lock:
             self._check_redeliverable(delivery)
-        self._journal.commit(_record(delivery, redeliver=True), lambda: self._redeliver(delivery))
+        self._journal.commit(change_record(delivery, redeliver=True), lambda: self._redeliver(delivery))
 
     def _redeliver(self, delivery: Delivery) -> None:
         with self._lock:
@@ -401,7 +238,7 @@ class PostOffice:
     def _rush(self, delivery: Delivery) -> None:
         lane = self._lane(delivery.url)
         lane.urgent.append(delivery)
-        self._queue(lane, first=True)
+        self._workers.queue(lane, first=True)
         self._changed(delivery)
 
     def cancel(self, url: str, event: str | None = None) -> None:
@@ -428,7 +265,7 @@ class PostOffice:
             if delivery is None:
                 return False
             delivery.confirmed = True
-            self._journal.note(_record(delivery, confirmed=True))
+            self._journal.note(change_record(delivery, confirmed=True))
             self._changed(delivery)
             return True
 
@@ -451,7 +288,7 @@ class PostOffice:
 
     def counts(self) -> dict[str, int]:
         """How many deliveries wait and are under way."""
-        return {"waiting": self._waiting, "under_way": self._under_way}
+        return {"waiting": self._waiting, "under_way": self._workers.under_way}
 
     def wait(self, deliveries: Iterable[Delivery | None], seconds: float) -> bool:
         """Wait for the first attempts of these; False when they take longer than `seconds`."""
@@ -488,131 +325,63 @@ class PostOffice:
             if watcher in self._watchers:
                 self._watchers.remove(watcher)
 
-    # Lanes and workers; all of this is called with the lock held
-
     def _lane(self, url: str) -> Lane:
         lane = self._lanes.get(url)
         if lane is None:
             lane = self._lanes[url] = Lane(url)
         return lane
 
-    def _queue(self, lane: Lane, first: bool = False) -> None:
-        """Let the lane stand in the queue for its pace, if it has work, and see that somebody comes for it."""
-        if lane.queued or not lane.ready():
-            return
-        unknown = QUICK if self._slow_count < MAX_SLOW else FAILING  # too many hang already: no experiments
-        pace = lane.pace or unknown
-        lane.queued = True
-        queue = self._queues[pace]
-        queue.appendleft(lane) if first else queue.append(lane)
-        self._summon(slow=pace != QUICK)
+    # What the workers need; compose and before_settle are called without the lock
 
-    def _summon(self, slow: bool) -> None:
-        if self._idle[slow]:
-            self._idle[slow].pop().wake.release()
-        elif not self._running:
-            return
-        elif (self._slow_count < MAX_SLOW) if slow else (len(self._quick) < self._places):
-            worker = _Worker(slow)
-            if slow:
-                self._slow_count += 1
-            else:
-                self._quick.add(worker)
-            name = f"{'slow' if slow else 'quick'} worker {next(self._number)}"
-            threading.Thread(target=self._work, args=(worker,), name=name, daemon=True).start()
-        if self._dozing:
-            self._dozing = False
-            self._stir.set()
+    def claim(self, delivery: Delivery) -> bool:
+        """Whether a delivery whose turn has come is still to be sent."""
+        special = delivery.manual or delivery.message.event == PING
+        if not special and not self._store.registered(delivery.url, delivery.message.event):
+            self._end(delivery, CANCELLED, "unregistered")  # between the trigger and now
+            return False
+        delivery.state, delivery.due = DELIVERING, 0.0
+        self._changed(delivery)
+        return True
 
-    def _pick(self, worker: _Worker) -> Delivery | None:
-        """The next delivery for this worker, by the lane that has waited longest."""
-        if not worker.slow:
-            return self._take_from(self._queues[QUICK])
-        delivery = self._take_from(self._queues[STEADY])
-        if delivery is None and self._failing_count < MAX_FAILING:
-            delivery = self._take_from(self._queues[FAILING])
-            worker.failing = delivery is not None
-            self._failing_count += worker.failing
-        return delivery
-
-    def _take_from(self, queue: deque[Lane]) -> Delivery | None:
-        while queue:
-            lane = queue.popleft()
-            lane.queued = False
-            delivery = lane.take()
-            if delivery is None:
-                continue
-            self._queue(lane)  # it may have more that its window allows
-            if not (delivery.manual or delivery.message.event == PING):
-                if not self._store.registered(delivery.url, delivery.message.event):
-                    lane.under_way -= 1  # unregistered between trigger and now
-                    self._end(delivery, CANCELLED, "unregistered")
-                    self._changed(delivery)
-                    continue
-            delivery.state, delivery.due = DELIVERING, 0.0
-            self._under_way += 1
-            self._changed(delivery)
-            return delivery
-        return None
-
-    def _work(self, worker: _Worker) -> None:
-        """What a worker thread does: the outcome of the last attempt, then the next one, until it is not needed."""
-        with self._lock:
-            delivery = self._next(worker)
-        while delivery is not None:
-            worker.began = began = time.monotonic()
-            started = self._clock()
-            exchange = self._attempt(delivery, int(started))
-            worker.began = 0.0
-            duration = time.monotonic() - began
-            if exchange.error is None and exchange.status == 410:
-                self._gone(delivery.url)
-            with self._lock:
-                self._settle(delivery, exchange, started, duration)
-                self._failing_count -= worker.failing
-                worker.failing = False
-                delivery = self._next(worker)
-
-    def _next(self, worker: _Worker) -> Delivery | None:
-        """Wait for work; None when this worker is to end. Called with the lock, which it lets go of to wait."""
-        while self._running:
-            delivery = self._pick(worker)
-            if delivery is not None:
-                return delivery
-            idle = self._idle[worker.slow]
-            idle.append(worker)
-            self._lock.release()
-            woken = worker.wake.acquire(timeout=SPARE_SECONDS if worker.slow else -1)
-            self._lock.acquire()
-            if not woken and worker in idle:
-                idle.remove(worker)
-                break
-            if not woken:
-                worker.wake.acquire()  # somebody woke it at the very moment it gave up
-        if worker.slow:
-            self._slow_count -= 1
-        else:
-            self._quick.discard(worker)
-        return None
-
-    # Attempts
-
-    def _attempt(self, delivery: Delivery, timestamp: int) -> Exchange:
+    def compose(self, delivery: Delivery, lane: Lane, timestamp: int) -> bytes:
+        """The request of an attempt: all but its time and its signature was prepared."""
         message, secret = delivery.message, self._store.secret(delivery.url)
         signatures = sign(secret, message.id, timestamp, message.body) if secret else b""
-        request = b"%bwebhook-timestamp: %d\r\n%b\r\n%b" % (
-            self._lanes[delivery.url].head + message.head,
+        return b"%b%bwebhook-timestamp: %d\r\n%b\r\n%b" % (
+            lane.head,
+            message.head,
             timestamp,
             signatures,
             message.body,
         )
-        try:
-            exchange = self._transport.send(delivery.url, request, self._timeout)
-        except Exception as error:  # a bug of ours: this delivery's problem, and nobody else's
-            exchange = Exchange(request, b"", 0, 0, b"", b"", f"an error on our side: {error!r}")
+
+    def before_settle(self, trip: Trip) -> None:
+        exchange = trip.exchange
+        assert exchange is not None
         if self._watch_bytes:
-            self._watch_bytes(delivery.url, exchange)
-        return exchange
+            self._watch_bytes(trip.lane.url, exchange)
+        if exchange.error is None and exchange.status == 410:
+            self._gone(trip.lane.url)
+
+    def settle(self, trip: Trip) -> None:
+        """Record an attempt's outcome, and decide what comes next."""
+        delivery, lane, exchange = trip.delivery, trip.lane, trip.exchange
+        assert exchange is not None
+        attempt = Attempt(trip.started, trip.duration, exchange.status, exchange.error)
+        self._keep_bytes(attempt, exchange)
+        delivery.attempts.append(attempt)
+        success = exchange.error is None and 200 <= exchange.status < 300
+        lane.learn(success, trip.duration < PATIENCE)
+        if success:
+            self._close_delivery(delivery, DELIVERED)
+        else:
+            self._failed(delivery, exchange, trip.started + trip.duration)
+        self._journal.note(attempt_record(delivery, attempt))
+        self._changed(delivery)
+        self._drop_if_unused(lane)
+        for wait in self._waits.pop(delivery, ()) if self._waits else ():
+            wait.count()
+        self._log_attempt(delivery, attempt)
 
     def _gone(self, url: str) -> None:
         """The receiver answered 410 Gone: it does not want to hear from us again."""
@@ -622,29 +391,6 @@ class PostOffice:
         except Exception as error:
             self._log(f"{url} answered 410 Gone, but could not be unregistered: {error}")
         self.cancel(url)
-
-    def _settle(self, delivery: Delivery, exchange: Exchange, started: float, duration: float) -> None:
-        """Record an attempt's outcome, and decide what comes next."""
-        attempt = Attempt(started, duration, exchange.status, exchange.error)
-        self._keep_bytes(attempt, exchange)
-        delivery.attempts.append(attempt)
-        self._under_way -= 1
-        success = exchange.error is None and 200 <= exchange.status < 300
-        lane = self._lane(delivery.url)
-        lane.under_way -= 1
-        lane.window = min(2 * lane.window, WINDOW) if success else 1
-        lane.pace = QUICK if duration < PATIENCE else STEADY if success else FAILING
-        if success:
-            self._close_delivery(delivery, DELIVERED)
-        else:
-            self._failed(delivery, exchange, started + duration)
-        self._journal.note(_attempt_record(delivery, attempt))
-        self._changed(delivery)
-        self._queue(lane)
-        self._drop_if_unused(lane)
-        for wait in self._waits.pop(delivery, ()) if self._waits else ():
-            wait.count()
-        self._log_attempt(delivery, attempt)
 
     def _failed(self, delivery: Delivery, exchange: Exchange, now: float) -> None:
         tries = len(delivery.attempts)
@@ -692,7 +438,7 @@ class PostOffice:
         """End a delivery without an attempt."""
         delivery.error = why
         self._close_delivery(delivery, state)
-        self._journal.note(_record(delivery, state=state, error=why))
+        self._journal.note(change_record(delivery, state=state, error=why))
         self._changed(delivery)
         for wait in self._waits.pop(delivery, ()):
             wait.count()
@@ -721,11 +467,8 @@ class PostOffice:
         """Start to deliver."""
         with self._lock:
             self._running = True
-            for pace, lanes in self._queues.items():
-                for _ in range(min(len(lanes), self._places)):
-                    self._summon(slow=pace != QUICK)
-        self._overseer = threading.Thread(target=self._oversee, name="overseer", daemon=True)
-        self._overseer.start()
+            self._workers.start()
+        threading.Thread(target=self._oversee, name="overseer", daemon=True).start()
 
     def _oversee(self) -> None:
         while self._running:
@@ -735,22 +478,20 @@ class PostOffice:
             self._stir.wait(pause)
             self._stir.clear()
 
+    def _wake_overseer(self) -> None:
+        if self._dozing:
+            self._dozing = False
+            self._stir.set()
+
     def look_after(self) -> float:
-        """What the overseer does each time: hand over slow workers, start retries that are due.
+        """What the overseer does each time: free the places of workers that are stuck, start retries that are due.
 
         Returns the seconds until there may be something to do again.
         """
         with self._lock:
-            self._dozing = False
-            now = time.monotonic()
-            for worker in [w for w in self._quick if w.began and now - w.began > PATIENCE]:
-                self._quick.discard(worker)
-                worker.slow = True
-                self._slow_count += 1
-                if self._queues[QUICK]:
-                    self._summon(slow=False)
             due = self._start_due()
-            if any(worker.began for worker in self._quick):
+            self._dozing = False
+            if self._workers.free_places():
                 return PATIENCE
             self._dozing = True
             return min(60.0, max(0.0, due - self._clock()))
@@ -767,7 +508,7 @@ class PostOffice:
                 lane.retrying.discard(delivery)
                 delivery.state, delivery.due = PENDING, 0.0
                 lane.waiting.append(delivery)
-                self._queue(lane)
+                self._workers.queue(lane)
                 self._changed(delivery)
             else:
                 return due
@@ -777,14 +518,12 @@ class PostOffice:
         """Stop: attempts under way get `seconds`; returns how many deliveries wait in the journal."""
         with self._lock:
             self._running = False
-            for worker in [*self._idle[False], *self._idle[True]]:
-                worker.wake.release()
-            self._idle = {False: [], True: []}
+            self._workers.stop()
             for watcher in self._watchers:
                 watcher.close()
         self._stir.set()
         deadline = time.monotonic() + seconds
-        while self._under_way and time.monotonic() < deadline:
+        while self._workers.under_way and time.monotonic() < deadline:
             time.sleep(0.01)
         self._journal.close()
         self._transport.close()
@@ -798,10 +537,10 @@ class PostOffice:
             messages = list(self._messages.values())
         for message in messages:
             deliveries = list(message.deliveries)
-            yield _message_record(message, [d.url if d else "" for d in deliveries])
+            yield message_record(message, [d.url if d else "" for d in deliveries])
             for delivery in deliveries:
                 if delivery is not None:
-                    yield from _delivery_records(delivery)
+                    yield from delivery_records(delivery)
 
     def _resume(self) -> None:
         """Read the journal: remember what is finished, take up what is not."""
@@ -820,14 +559,14 @@ class PostOffice:
                     self._postpone(delivery, delivery.due)
                 else:
                     lane.waiting.append(delivery)
-                    self._queue(lane)
+                    self._workers.queue(lane)
 
     def _replay(self, record: dict[str, Any]) -> None:
         if "message" in record:
             if record["message"] in self._messages:
                 return
             body = record["body"]
-            message = Message(record["message"], body["event"], record["time"], _body(body["event"], body["data"]))
+            message = Message(record["message"], body["event"], record["time"], body_of(body["event"], body["data"]))
             self._add(message, record["urls"])
             for delivery in list(message.deliveries):
                 if delivery is not None and not delivery.url:  # forgotten before the journal started anew
@@ -863,44 +602,3 @@ class _Wait:
         self.left -= 1
         if self.left == 0:
             self.done.set()
-
-
-def _body(event: str, data: Any) -> bytes:
-    return json.dumps({"event": event, "data": data}, ensure_ascii=False).encode()
-
-
-def _message_record(message: Message, urls: list[str]) -> bytes:
-    return b'{"message": "%b", "time": %b, "body": %b, "urls": %b}\n' % (
-        message.id.encode(),
-        repr(message.time).encode(),
-        message.body,
-        json.dumps(urls).encode(),
-    )
-
-
-def _attempt_record(delivery: Delivery, attempt: Attempt) -> bytes:
-    # By hand: json.dumps takes five times as long, and this is written for every attempt.
-    error = json.dumps(attempt.error) if attempt.error else "null"
-    return (
-        f'{{"delivery": "{delivery.id}", "attempt": {len(delivery.attempts)}, "time": {attempt.time!r}, '
-        f'"duration": {attempt.duration:.6f}, "status": {attempt.status}, "error": {error}, '
-        f'"state": "{delivery.state}", "due": {delivery.due!r}}}\n'
-    ).encode()
-
-
-def _record(delivery: Delivery, **changes: object) -> bytes:
-    return json.dumps({"delivery": delivery.id, **changes}).encode() + b"\n"
-
-
-def _delivery_records(delivery: Delivery) -> Iterator[bytes]:
-    for number, attempt in enumerate(list(delivery.attempts), 1):
-        yield _record(
-            delivery,
-            attempt=number,
-            time=attempt.time,
-            duration=attempt.duration,
-            status=attempt.status,
-            error=attempt.error,
-        )
-    state = PENDING if delivery.state == DELIVERING else delivery.state
-    yield _record(delivery, state=state, due=delivery.due, error=delivery.error, confirmed=delivery.confirmed)

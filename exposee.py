@@ -37,21 +37,12 @@ from typing import Any
 
 import terminal
 from addresses import Guard, spelled
-from delivery import (
-    DELIVERED,
-    PING,
-    PING_DATA,
-    RETRY_SCHEDULE,
-    STATES,
-    WORKERS,
-    Delivery,
-    Full,
-    NotPossible,
-    PostOffice,
-)
+from delivery import RETRY_SCHEDULE, Full, NotPossible, PostOffice
+from messages import DELIVERED, PING, PING_DATA, STATES, Delivery
 from store import Journal, StoreError, WebhookStore
 from transport import Exchange, Transport
 from wire import Answer, Problem, Request, Routes, Server, stop_on_signals
+from workers import QUICK_PLACES
 
 EVENT_TYPES = ("payment_received", "payment_processed", "invoice_processing", "invoice_completed")
 EVENT_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
@@ -466,7 +457,7 @@ def parser() -> argparse.ArgumentParser:
     plan = ",".join(f"{delay:.0f}" for delay in RETRY_SCHEDULE)
     add("--retry-schedule", type=schedule, default=plan, help="seconds between attempts, by commas")
     add("--timeout", type=seconds, default=10.0, help="seconds for one attempt")
-    add("--workers", type=int, default=WORKERS, choices=range(1, 65), metavar="N", help="workers for quick receivers")
+    add("--workers", type=int, default=QUICK_PLACES, choices=range(1, 65), metavar="N", help="workers for quick ones")
     add("--token", help="opens the lists to strangers who carry it; or EXPOSEE_TOKEN, which ps does not show")
     add("--allow-private", action="store_true", help="strangers may register private addresses (one Wi-Fi)")
     add("--raw", action="store_true", help="print every exchange as it was on the wire")
