@@ -8,6 +8,7 @@ and each address it resolves to is judged again at every connect.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import socket
 from dataclasses import dataclass
@@ -77,6 +78,7 @@ def literal(host: str) -> Address | None:
             return None
 
 
+@functools.lru_cache(4_096)
 def spelled(host: str) -> str:
     """What a host's spelling alone tells: as `reach` for addresses, and by its suffix for names."""
     host = host.rstrip(".").lower()

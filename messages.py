@@ -139,9 +139,12 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> bytes:
 # --- the journal's records --------------------------------------------------------------------------------------------
 
 
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each call
+
+
 def body_of(event: str, data: Any) -> bytes:
     """What is sent for an event: exactly these two members."""
-    return json.dumps({"event": event, "data": data}, ensure_ascii=False).encode()
+    return _to_json({"event": event, "data": data}).encode()
 
 
 def message_record(message: Message, urls: list[str]) -> bytes:

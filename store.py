@@ -347,7 +347,7 @@ class Journal:
         self._notes: deque[bytes] = deque()
         self._commits: GroupCommit[tuple[bytes, Callable[[], None]]] = GroupCommit(self._write)
         try:
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115: open as long as we are
+            self._file = _open_private(self.path)
             self._size = self._file.seek(0, os.SEEK_END)
             _sync_directory(self.path, fsync)
         except OSError as error:
@@ -401,12 +401,12 @@ class Journal:
             return
         with self._commits.turn:
             try:
-                replace(self.path, b"".join(records()), self._fsync)
+                replace(self.path, b"".join(records()), self._fsync, mode=0o600)
             except OSError:
                 self._compacted_size = self._size  # no room for a second file: not again soon
                 return
             self._file.close()
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+            self._file = _open_private(self.path)
             self._size = self._compacted_size = self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
@@ -431,6 +431,8 @@ class Journal:
             accepted()
 
     def _append_notes(self) -> None:
+        if not self._notes:
+            return
         notes = [self._notes.popleft() for _ in range(len(self._notes))]
         try:
             self._append(b"".join(notes))
@@ -457,6 +459,11 @@ class Journal:
         with contextlib.suppress(OSError):
             os.truncate(self._file.fileno(), size)
         self._size = size
+
+
+def _open_private(path: Path) -> IO[bytes]:
+    """For appending, unbuffered; nobody else may read what customers paid."""
+    return open(path, "ab", buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ Left out on purpose: TLS (a tunnel's or a proxy's job), compression, ranges, HTT
 from __future__ import annotations
 
 import email.utils
+import functools
 import http
 import io
 import json
@@ -296,8 +297,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body = answer.body if isinstance(answer.body, bytes) else b""
         if answer.body is not None and not isinstance(answer.body, bytes):
-            body = json.dumps(answer.body, ensure_ascii=False).encode() + b"\n"
-        headers = {"Date": email.utils.formatdate(usegmt=True)}
+            body = _to_json(answer.body).encode() + b"\n"
+        headers = {"Date": _date(int(time.time()))}
         if answer.stream:
             self.close_connection = True
         elif answer.status != 204:  # RFC 9110, 8.6: no length with a 204
@@ -367,11 +368,21 @@ def _split_target(method: str, target: str, headers: Mapping[str, str], old: boo
     path, _, query = target.partition("?")
     if "%" in path and "%2f" not in path.lower():  # %2F is data, not a separator: it matches no route
         path = urllib.parse.unquote(path)
+    if not query:
+        return authority, path, {}
     try:
         pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
     except ValueError:
         raise Problem(400, f"more than {MAX_FIELDS} query parameters") from None
     return authority, path, dict(pairs)
+
+
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each call
+
+
+@functools.lru_cache(1)
+def _date(second: int) -> str:
+    return email.utils.formatdate(second, usegmt=True)
 
 
 def problem_answer(problem: Problem) -> Answer:
