@@ -16,7 +16,7 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from addresses import Guard, literal
+from addresses import Guard, literal, spelled
 
 MAX_RESPONSE = 1_048_576  # bytes of a whole response: nobody acknowledges a webhook with more
 KEPT_RESPONSE = 4_096  # bytes of a response that an Exchange keeps, for people to look at
@@ -199,6 +199,8 @@ class Pool:
             found: list[_Target] = [(family, (str(address), origin.port))]
         else:
             found = self._look_up(origin, deadline)
+            if spelled(origin.host) == "loopback":  # Windows takes 2 s to find that nobody listens on ::1
+                found.sort(key=lambda target: target[0] != socket.AF_INET)
         for _, (host, *_rest) in found if self._guard else []:
             reason = self._guard and self._guard.refuse_address(origin.host, host)
             if reason:

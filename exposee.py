@@ -5,7 +5,7 @@
     GET    /ping                 ping every registered URL
     POST   /trigger              {"event", "data"}: deliver an event to all who registered for it
     POST   /webhooks/ping-back   {"url"}: an integrator confirms a ping
-    GET    /webhooks  /event-types  /health  /deliveries  /deliveries/{id}  /deliveries/stream
+    GET    /  /webhooks  /event-types  /health  /deliveries  /deliveries/{id}  /deliveries/stream
     POST   /deliveries/{id}/attempts
 
 Try:  curl -H 'Content-Type: application/json' -d '{"event": "payment_received", "data": 1}' localhost:3000/trigger
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import base64
-import binascii
+import hashlib
 import hmac
 import itertools
 import json
@@ -36,7 +36,9 @@ from pathlib import Path
 from typing import Any
 
 import terminal
+from access import Allowance, carries, is_local
 from addresses import Guard, spelled
+from checks import check_secret, check_url, members, preferred_wait, shown, text, url_problem
 from delivery import RETRY_SCHEDULE, Full, NotPossible, PostOffice
 from messages import DELIVERED, PING, PING_DATA, STATES, Delivery
 from store import Journal, StoreError, WebhookStore
@@ -46,19 +48,14 @@ from workers import QUICK_PLACES
 
 EVENT_TYPES = ("payment_received", "payment_processed", "invoice_processing", "invoice_completed")
 EVENT_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
-SECRET_BYTES = range(24, 65)  # what the Standard Webhooks specification allows a key to have
-MAX_URL = 2_048  # characters; what browsers and proxies take
 MAX_EVENT_TYPES = 64  # in one request
 MAX_WEBHOOKS = 200_000  # in all: 15 MB of webhooks.json, written anew with each registration
 PING_SECONDS = 5.0  # that GET /ping waits for the outcomes
-MAX_WAIT = 30.0  # seconds, of Prefer: wait; RFC 7240, 4.3
 MAX_WAITING = 16  # requests with Prefer: wait at once, each of which holds a connection
 STRANGER_RATE, STRANGER_BURST = 10.0, 50.0  # pings and triggers of strangers: a second, and in a row
 STREAM_PAUSE = 0.1  # seconds between two looks at what has changed: no eye is faster
 STREAM_BEAT = 10.0  # seconds without news after which a stream says that it is still there
 PAGE = Path(__file__).with_name("console.html")
-
-PROXY_FIELDS = ("forwarded", "x-forwarded-", "via", "x-real-ip", "cf-")
 
 
 class Exposee:
@@ -79,6 +76,7 @@ class Exposee:
         self._allowance = Allowance(STRANGER_RATE, STRANGER_BURST, clock)
         self._waiters = threading.BoundedSemaphore(MAX_WAITING)
         self.routes: Routes = {
+            "/": {"GET": self.page},
             "/webhooks/register": {"POST": self.register},
             "/webhooks/unregister": {"DELETE": self.unregister},
             "/ping": {"GET": self.ping},
@@ -161,6 +159,10 @@ class Exposee:
         return Answer(200, {"status": "ok", "webhooks": self._store.count(), **self._office.counts()})
 
     # For local callers, and for those with the token
+
+    def page(self, request: Request) -> Answer:
+        self._owner_only(request)
+        return page_answer(PAGE)
 
     def webhooks(self, request: Request) -> Answer:
         self._owner_only(request)
@@ -292,126 +294,28 @@ class Exposee:
             raise Problem(401, detail, {"WWW-Authenticate": "Bearer"})
 
 
-class Allowance:
-    """So many a second on average, and so many in a row (a token bucket), for all strangers together:
-    through a tunnel they cannot be told apart."""
+def page_answer(path: Path) -> Answer:
+    """The page, with a policy under which nothing runs but its own script, and nothing is fetched from elsewhere.
 
-    def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
-        self._rate, self._burst, self._clock = rate, burst, clock
-        self._left, self._at = burst, clock()  # both guarded by the lock
-        self._lock = threading.Lock()
-
-    def take(self) -> float:
-        """0.0, or the seconds to wait for the next one."""
-        with self._lock:
-            now = self._clock()
-            self._left = min(self._burst, self._left + (now - self._at) * self._rate)
-            self._at = now
-            if self._left < 1:
-                return (1 - self._left) / self._rate
-            self._left -= 1
-            return 0.0
-
-
-# --- what is asked of a request ------------------------------------------------------------------------------
-
-
-def is_local(request: Request) -> bool:
-    """Whether the caller sits at this machine: see "who may do what" in SECURITY.md.
-
-    Each of the conditions alone can be met from outside: a tunnel's end connects from loopback, a web page in
-    the owner's browser too, and a name of the attacker's can resolve to 127.0.0.1.
+    A browser hashes what it has parsed, in which every line ends with LF, whatever the file has.
     """
-    origin = request.headers.get("origin")
-    return (
-        spelled(request.peer) == "loopback"
-        and is_loopback(request.authority)
-        and is_loopback(request.headers.get("host", request.authority))
-        and origin in (None, f"http://{request.authority}")
-        and not any(name.startswith(PROXY_FIELDS) for name in request.headers)
+    page = path.read_bytes().replace(b"\r\n", b"\n")
+
+    def source(tag: bytes) -> str:
+        inside = page.partition(b"<%b>" % tag)[2].partition(b"</%b>" % tag)[0]
+        return f"'sha256-{base64.b64encode(hashlib.sha256(inside).digest()).decode()}'"
+
+    policy = (
+        f"default-src 'none'; connect-src 'self'; script-src {source(b'script')}; style-src {source(b'style')}; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; img-src data:"
     )
-
-
-def is_loopback(authority: str) -> bool:
-    host = authority if authority.endswith("]") else authority.rpartition(":")[0] or authority
-    return host != "" and spelled(host.strip("[]")) == "loopback"
-
-
-def carries(request: Request, token: str) -> bool:
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(value.strip().encode(), token.encode())
-
-
-def members(request: Request, *known: str) -> dict[str, Any]:
-    """The request's body, which has to be an object; other members than the known ones are ignored."""
-    body = request.json()
-    if not isinstance(body, dict):
-        raise Problem(422, f"the body is {shown(body)}, expected an object with {', '.join(known)}")
-    return body
-
-
-def text(body: dict[str, Any], name: str) -> str:
-    value = body.get(name)
-    if not isinstance(value, str) or not value:
-        raise Problem(422, f"{name} is {shown(value)}, expected a text")
-    return value
-
-
-def shown(value: Any) -> str:
-    """A value for an error's detail: as JSON, short."""
-    if value is None:
-        return "missing"
-    line = json.dumps(value)
-    return line if len(line) <= 80 else line[:77] + "..."
-
-
-def url_problem(value: Any) -> str | None:
-    """What is wrong with a webhook's URL; None if nothing is."""
-    if not isinstance(value, str):
-        return f"url is {shown(value)}, expected an absolute http or https URL"
-    if len(value) > MAX_URL:
-        return f"url has {len(value):,} characters, expected {MAX_URL:,} at most"
-    if re.search(r"[^\x21-\x7e]", value):
-        return f"url is {shown(value)}, expected visible ASCII only: percent-encode the rest, and use xn-- for hosts"
-    try:
-        parts = urllib.parse.urlsplit(value)
-        port = parts.port  # raises for what is not a port
-    except ValueError as error:
-        return f"url is {shown(value)}: {error}"
-    host = parts.hostname or ""
-    if parts.scheme not in ("http", "https") or not re.fullmatch(r"[a-z0-9_.-]{1,253}|[0-9a-f:.]+", host) or port == 0:
-        return f"url is {shown(value)}, expected an absolute http or https URL"
-    if "@" in parts.netloc:
-        return "url has credentials, expected none: use a secret"
-    if "#" in value:
-        return "url has a fragment, which is never sent, expected none"
-    return None
-
-
-def check_url(value: Any) -> str:
-    problem = url_problem(value)
-    if problem:
-        raise Problem(422, problem)
-    return str(value)
-
-
-def check_secret(value: Any) -> str | None:
-    """A secret of the Standard Webhooks form. The value itself is never shown."""
-    if value is None:
-        return None
-    try:
-        good = value.startswith("whsec_") and len(base64.b64decode(value[6:], validate=True)) in SECRET_BYTES
-    except (AttributeError, ValueError, binascii.Error):
-        good = False
-    if not good:
-        raise Problem(422, "secret is not whsec_ and base64 of 24 to 64 bytes: make one with receiver.py --new-secret")
-    return str(value)
-
-
-def preferred_wait(request: Request) -> float | None:
-    """The seconds of `Prefer: wait=N` (RFC 7240, 4.3), MAX_WAIT at most; None without."""
-    match = re.search(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[,;]|$)", request.headers.get("prefer", ""), re.I)
-    return min(float(match[1]), MAX_WAIT) if match else None
+    headers = {
+        "Content-Security-Policy": policy,
+        "Cache-Control": "no-cache",
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }
+    return Answer(200, page, headers, "text/html; charset=utf-8")
 
 
 class storing:

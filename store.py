@@ -100,6 +100,8 @@ class WebhookStore:
         self, path: str | Path, check: Callable[[str], str | None] = lambda url: None, fsync: Fsync = os.fsync
     ) -> None:
         self.path = Path(path)
+        if self.path.is_dir():
+            raise StoreError(f"{self.path} is a folder, expected a file; name another --store")
         self.secrets_path = self.path.with_suffix(".secrets.json")
         self._fsync = fsync
         self._by_event: dict[str, dict[str, None]] = {}

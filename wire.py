@@ -14,6 +14,7 @@ Left out on purpose: TLS (a tunnel's or a proxy's job), compression, ranges, HTT
 
 from __future__ import annotations
 
+import builtins
 import email.utils
 import functools
 import http
@@ -50,10 +51,11 @@ LINGER_SECONDS, LINGER_BYTES = 1.0, 262_144  # what we still read from a client 
 SEEN = 65_536  # bytes of a request that the transcript keeps
 
 REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/(\d)\.(\d)\r\n")
-FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*\r\n")
+FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)\r\n")
 CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
 
+PHRASES = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
 JSON_TYPE, PROBLEM_TYPE = "application/json", "application/problem+json"
 CURL_HINT = "add curl's -H 'Content-Type: application/json'"
 
@@ -112,7 +114,14 @@ class Answer:
     stream: Callable[[Callable[[bytes], None]], None] | None = None
     raw: Callable[[socket.socket], None] | None = None
 
+    def bytes(self) -> builtins.bytes:
+        """The body as it is sent."""
+        if self.body is None or isinstance(self.body, bytes):
+            return self.body or b""
+        return _to_json(self.body).encode() + b"\n"
 
+
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each call
 Handler = Callable[[Request], Answer]
 Routes = Mapping[str, Mapping[str, Handler]]  # path, method, handler; {id} in a path takes one segment
 
@@ -162,13 +171,18 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             request = self._read_request()
             self.server.busy(self.connection)
-            self._answer(self.server.dispatch(request))
+            answer = self.server.dispatch(request)
         except Problem as problem:
-            self._refuse(problem)
+            self.close_connection = self.close_connection or problem.close
+            answer = problem_answer(problem)
         except TimeoutError:
-            self._refuse(Problem(408, f"the whole request did not arrive within {REQUEST_SECONDS:.0f} s", close=True))
+            late = f"the whole request did not arrive within {REQUEST_SECONDS:.0f} s"
+            answer = problem_answer(Problem(408, late))
         except EOFError:
-            pass  # hung up in the middle of a request: nobody is there to be answered
+            return  # hung up in the middle of a request: nobody is there to be answered
+        self._answer(answer)
+        if self.close_connection and answer.type == PROBLEM_TYPE:
+            self._linger()
 
     def _await_request(self) -> bool:
         """Wait for a request's first byte; False when none comes. Sets the deadline for the rest of it."""
@@ -211,9 +225,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _line(self, what: str, status: int = 431) -> bytes:
         line = self._reader.readline(MAX_LINE + 1)
         self._keep(line)
+        if len(line) > MAX_LINE:
+            raise Problem(status, f"{what} over {MAX_LINE:,} bytes", close=True)
         if not line.endswith(b"\n"):
-            if len(line) > MAX_LINE:
-                raise Problem(status, f"{what} over {MAX_LINE:,} bytes", close=True)
             raise EOFError
         return line
 
@@ -228,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
             match = FIELD.fullmatch(line)
             if match is None:
                 raise Problem(400, "malformed header field, expected name: value CR LF, without folding", close=True)
-            name, value = match[1].decode().lower(), match[2].decode("latin-1")
+            name, value = match[1].decode().lower(), match[2].strip(b" \t").decode("latin-1")
             if name in fields:
                 if name in ("content-length", "host", "transfer-encoding", "content-type", "authorization"):
                     raise Problem(400, f"the field {name} appears twice", close=True)
@@ -258,7 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read_chunks(self) -> bytes:
         body = bytearray()
-        for _ in range(MAX_CHUNKS):
+        for _ in range(MAX_CHUNKS + 1):  # the last one is empty
             match = CHUNK_SIZE.fullmatch(self._line("chunk size", 400))
             if match is None:
                 raise Problem(400, "malformed chunk size, expected hexadecimal digits CR LF", close=True)
@@ -295,34 +309,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             answer.raw(self.connection)
             return
-        body = answer.body if isinstance(answer.body, bytes) else b""
-        if answer.body is not None and not isinstance(answer.body, bytes):
-            body = _to_json(answer.body).encode() + b"\n"
-        headers = {"Date": _date(int(time.time()))}
-        if answer.stream:
-            self.close_connection = True
-        elif answer.status != 204:  # RFC 9110, 8.6: no length with a 204
-            headers["Content-Length"] = str(len(body))
-        if body or answer.stream:
-            headers["Content-Type"] = answer.type
+        self.close_connection = self.close_connection or self.server.stopping or answer.stream is not None
         if self.close_connection:
-            headers["Connection"] = "close"
-        headers.update(answer.headers)
-        head = f"HTTP/1.1 {answer.status} {http.HTTPStatus(answer.status).phrase}\r\n"
-        head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        data = head.encode("latin-1") + b"\r\n" + (b"" if self._method == "HEAD" else body)
+            answer.headers["Connection"] = "close"
+        body = answer.bytes()
+        data = answer_head(answer, body) + (b"" if self._method == "HEAD" else body)
         self._show(data)
         self._write(data)
         if answer.stream and self._method != "HEAD":
             answer.stream(self._write)
         if answer.then:
             answer.then()
-
-    def _refuse(self, problem: Problem) -> None:
-        self.close_connection = self.close_connection or problem.close
-        self._answer(problem_answer(problem))
-        if self.close_connection:
-            self._linger()
 
     def _write(self, data: bytes) -> None:
         self.connection.settimeout(SEND_SECONDS)
@@ -356,14 +353,13 @@ def _split_target(method: str, target: str, headers: Mapping[str, str], old: boo
         raise Problem(400, "the Host field is missing", close=True)
     authority = host or ""
     if re.match("https?://", target, re.IGNORECASE):  # absolute-form: every server has to take it
-        authority, slash, rest = target.partition("://")[2].partition("/")
-        if not slash and "?" in authority:
-            authority, _, rest = authority.partition("?")
-            rest = "?" + rest
-        target = "/" + rest
+        authority = re.split("[/?]", target.partition("://")[2], maxsplit=1)[0]
+        target = "/" + target.partition("://")[2][len(authority) :].removeprefix("/")
+        if not authority:
+            raise Problem(400, "the request target has no host", close=True)
     elif not target.startswith("/") and not (target == "*" and method == "OPTIONS"):
         raise Problem(400, "the request target is neither a path nor an absolute http or https URL", close=True)
-    if authority and not AUTHORITY.fullmatch(authority):
+    if any(name and not AUTHORITY.fullmatch(name) for name in (authority, host)):
         raise Problem(400, "the host is malformed, expected name or name:port", close=True)
     path, _, query = target.partition("?")
     if "%" in path and "%2f" not in path.lower():  # %2F is data, not a separator: it matches no route
@@ -377,18 +373,31 @@ def _split_target(method: str, target: str, headers: Mapping[str, str], old: boo
     return authority, path, dict(pairs)
 
 
-_to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each call
-
-
 @functools.lru_cache(1)
 def _date(second: int) -> str:
     return email.utils.formatdate(second, usegmt=True)
 
 
+def answer_head(answer: Answer, body: bytes) -> bytes:
+    """The status line and the header fields, to the empty line that ends them."""
+    headers = {"Date": _date(int(time.time()))}
+    if answer.status not in (204, 304) and not answer.stream:  # RFC 9110, 8.6: no length with a 204
+        headers["Content-Length"] = str(len(body))
+    if body or answer.stream:
+        headers["Content-Type"] = answer.type
+    headers.update(answer.headers)
+    lines = [f"HTTP/1.1 {answer.status} {phrase(answer.status)}", *(f"{k}: {v}" for k, v in headers.items()), "", ""]
+    return "\r\n".join(lines).encode("latin-1")
+
+
+def phrase(status: int) -> str:
+    """The words for a status, as RFC 9110 has them: the standard library's change between versions."""
+    return PHRASES.get(status) or http.HTTPStatus(status).phrase
+
+
 def problem_answer(problem: Problem) -> Answer:
     """A problem as RFC 9457 writes it."""
-    title = http.HTTPStatus(problem.status).phrase
-    body = {"title": title, "status": problem.status, "detail": problem.detail}
+    body = {"title": phrase(problem.status), "status": problem.status, "detail": problem.detail}
     return Answer(problem.status, body, problem.headers, PROBLEM_TYPE)
 
 
@@ -444,7 +453,9 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
         if handler is None:
             raise Problem(405, f"{request.path} takes {allow}, not {request.method}", {"Allow": allow})
         try:
-            return handler(request)
+            answer = handler(request)
+            answer.body = answer.bytes()  # here, so that what cannot be JSON is caught as well
+            return answer
         except Problem:
             raise
         except Exception as error:  # a bug: the client learns that it is ours, the terminal what it was
@@ -482,9 +493,11 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
             super().process_request(request, client_address)
 
     def _turn_away(self, request: socket.socket) -> None:
+        answer = problem_answer(Problem(503, f"all {MAX_CONNECTIONS} connections are busy", {"Retry-After": "1"}))
+        answer.headers["Connection"] = "close"
         request.settimeout(0)
         try:
-            request.sendall(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n\r\n")
+            request.sendall(answer_head(answer, answer.bytes()) + answer.bytes())
         except OSError:
             pass
         self.shutdown_request(request)

@@ -1,0 +1,108 @@
+"""Which hosts are private, however they are spelled."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+
+from addresses import Guard, literal, reach, spelled
+
+SPELLED = {
+    "public": """
+        example.com EXAMPLE.COM. test.example local.example 8.8.8.8 8.8.8.8. 134744072 0x08080808 010.010.010.010
+        2606:4700:4700::1111 ::ffff:8.8.8.8 2002:808:808::1 64:ff9b::808:808
+        """,
+    "loopback": """
+        localhost LocalHost localhost. app.localhost APP.LOCALHOST. 127.0.0.1 127.0.0.1. 127.255.255.254 127.1
+        2130706433 0x7f000001 0X7F.1 017700000001 0177.0.0.1 0 0.0.0.0 0x0 ::1 0:0:0:0:0:0:0:1 :: ::ffff:127.0.0.1 ::ffff:7f00:1
+        ::127.0.0.1 2002:7f00:1:: 64:ff9b::7f00:1 ::ffff:0.0.0.0
+        """,
+    "private": """
+        printer PRINTER. nas.local NAS.LOCAL. x.test x.internal metadata.google.internal x.lan x.home.arpa 10.0.0.1
+        172.16.0.1 172.31.255.255 192.168.1.1 3232235777 0xc0a80101 0300.0250.1.1 192.168.257 100.64.0.1 100.127.255.255
+        224.0.0.1 239.255.255.250 240.0.0.1 255.255.255.255 192.0.2.1 198.18.0.1 0.1.2.3 fc00::1 fd12:3456::1 FD00::1
+        fec0::1 ff02::1 ff0e::1 2001:db8::1 100::1 ::ffff:10.0.0.1 ::ffff:100.64.0.1 2002:a00:1:: 64:ff9b::a00:1
+        64:ff9b::c0a8:101 64:ff9b:1::1 2001:0:4136:e378:8000:63bf:f5ff:fffe
+        """,
+    "link-local": """
+        169.254.169.254 169.254.169.254. 2852039166 0xa9fea9fe 0xA9.0xFE.0xA9.0xFE 0251.0376.0251.0376 169.254.43518
+        fe80::1 FE80::1 febf::1 fe80::1%eth0 ::ffff:169.254.169.254 2002:a9fe:a9fe:: 64:ff9b::a9fe:a9fe
+        """,
+}
+
+
+@pytest.mark.parametrize("kind, host", [(kind, host) for kind, hosts in SPELLED.items() for host in hosts.split()])
+def test_a_host_is_judged_by_its_spelling(kind: str, host: str) -> None:
+    assert spelled(host) == kind
+
+
+@pytest.mark.parametrize("host", ["example.com", "localhost", "", "1.2.3.4.5", "256.1.1.1", "0x", "é.example", "-1"])
+def test_a_name_is_no_address(host: str) -> None:
+    assert literal(host) is None
+
+
+def test_another_notation_is_the_same_address() -> None:
+    assert {literal(host) for host in ("2130706433", "0x7f.1", "0177.0.0.1")} == {ipaddress.ip_address("127.0.0.1")}
+
+
+@pytest.mark.parametrize(
+    "network, kind", [("100.64.0.0/10", "private"), ("169.254.0.0/16", "link-local"), ("127.0.0.0/8", "loopback")]
+)
+def test_a_network_is_judged_up_to_its_edges(network: str, kind: str) -> None:
+    net = ipaddress.ip_network(network)
+    assert reach(net[0]) == reach(net[-1]) == kind
+    assert reach(net[0] - 1) == reach(net[-1] + 1) == "public"
+
+
+@pytest.mark.parametrize(
+    "host, stranger, with_option",
+    [
+        ("example.com", True, True),
+        ("8.8.8.8", True, True),
+        ("192.168.1.1", False, True),
+        ("nas.local", False, True),
+        ("localhost", False, False),
+        ("127.0.0.1", False, False),
+        ("169.254.169.254", False, False),
+    ],
+)
+def test_a_stranger_may_register_public_hosts_only(host: str, stranger: bool, with_option: bool) -> None:
+    refusal = Guard().refuse_spelling(host)
+    assert (refusal is None) == stranger
+    assert (Guard(allow_private=True).refuse_spelling(host) is None) == with_option
+    if refusal:
+        assert host in refusal and ("--allow-private" in refusal) == with_option
+
+
+@pytest.mark.parametrize(
+    "host, address, allowed, with_option",
+    [
+        ("example.com", "8.8.8.8", True, True),
+        ("example.com", "10.0.0.1", False, True),
+        ("example.com", "100.64.0.1", False, True),
+        ("example.com", "127.0.0.1", False, False),
+        ("example.com", "::1", False, False),
+        ("example.com", "::ffff:127.0.0.1", False, False),
+        ("example.com", "64:ff9b::a9fe:a9fe", False, False),
+        ("example.com", "169.254.169.254", False, False),
+        ("nas.local", "192.168.1.7", True, True),
+        ("nas.local", "127.0.0.1", False, False),
+        ("nas.local", "fe80::1%2", False, False),
+        ("nas.local", "8.8.8.8", True, True),
+        ("localhost", "127.0.0.1", True, True),
+        ("localhost", "::1", True, True),
+        ("2130706433", "127.0.0.1", True, True),
+        ("localhost", "169.254.169.254", False, False),
+        ("169.254.169.254", "169.254.169.254", False, False),
+    ],
+)
+def test_a_host_is_connected_to_only_where_its_spelling_may_lead(
+    host: str, address: str, allowed: bool, with_option: bool
+) -> None:
+    refusal = Guard().refuse_address(host, address)
+    assert (refusal is None) == allowed
+    assert (Guard(allow_private=True).refuse_address(host, address) is None) == with_option
+    if refusal:
+        assert host in refusal and address in refusal
+        assert ("--allow-private" in refusal) == with_option

@@ -1,0 +1,379 @@
+"""The exposee's page in a real browser: what a person sees, clicks and types."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import Browser, Console, Missing, find_programs
+from support import Listener
+
+SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+ROWS = "#list li"
+MARKUP = "<img src=x onerror='window.hacked = 1'><script>window.hacked = 1</script>"
+
+CONTRAST = """
+const channel = (c) => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+const behind = (e) => {
+  for (; e; e = e.parentElement) {
+    const colour = numbers(getComputedStyle(e).backgroundColor);
+    if (colour.length === 3 || colour[3] > 0) return colour;
+  }
+  throw "nothing is behind it";
+};
+const poor = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+for (let text; text = texts.nextNode();) {
+  const element = text.parentElement;
+  if (!text.data.trim() || !element.checkVisibility() || element.closest("script, option")) continue;
+  const [a, b] = [light(numbers(getComputedStyle(element).color)), light(behind(element))];
+  const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  if (ratio < 4.5) poor.push(`${ratio.toFixed(2)} ${element.tagName} ${text.data.trim().slice(0, 40)}`);
+}
+return poor;
+"""
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Browser]:
+    try:
+        find_programs()
+    except Missing as missing:
+        if "CI" in os.environ:
+            raise
+        pytest.skip(str(missing))
+    with Browser() as it:
+        yield it
+
+
+@pytest.fixture
+def browser(session: Browser) -> Iterator[Browser]:
+    """The module's browser. After the test: nothing was refused by the CSP, and no script failed."""
+    yield session
+    log = session.log()
+    session.open("about:blank")  # before its exposee goes
+    assert [line for line in log if "Content Security Policy" in line or "Uncaught" in line] == []
+
+
+@pytest.fixture
+def console(tmp_path: Path) -> Iterator[Console]:
+    with Console(tmp_path, schedule=(60.0,)) as it:
+        yield it
+
+
+def show(browser: Browser, console: Console) -> None:
+    """Open the page, and wait until it is live."""
+    browser.open(console.url)
+    browser.wait_for_text("#connection", "live")
+
+
+# --- by clicking -------------------------------------------------------------------------------------------------
+
+
+def test_register_trigger_and_redeliver_by_clicking(browser: Browser, console: Console, listener: Listener) -> None:
+    show(browser, console)
+    browser.write("#register-url", listener.url())
+    browser.click("#register-event_types input[value=payment_received]")
+    browser.click("#register button.main")
+    browser.wait_for_text("#register .outcome", "Webhook registered for: payment_received")
+    browser.wait_for_text("#webhooks .url", listener.url())
+
+    browser.choose("#trigger-event", "payment_received")
+    browser.write("#trigger-data", '{"amount": 12345678901234567890}')
+    browser.click("#trigger button.main")
+    browser.wait_for_text("#trigger .outcome", "payment_received delivered to 1 of 1 webhook(s)")
+    first = listener.next()
+    assert b'"amount": 12345678901234567890' in first
+    browser.wait_for_text(f"{ROWS} .state", "delivered")
+
+    browser.click(f"{ROWS} a")
+    browser.wait_for_text("#attempts pre", first.decode())
+    browser.wait_for_text("#attempts pre", "HTTP/1.1 204 No Content")
+    browser.click("#redeliver")
+    browser.wait_for_text("#attempts summary", "Attempt 2")
+    assert webhook_id(listener.next()) == webhook_id(first)
+    browser.wait_for_text(f"{ROWS} .result", "2 attempts")
+
+
+def webhook_id(request: bytes) -> bytes:
+    return request.split(b"webhook-id: ")[1].split(b"\r\n")[0]
+
+
+def test_unregister_asks_and_removes(browser: Browser, console: Console, listener: Listener) -> None:
+    console.pair.register(listener.url(), "payment_received", "invoice_completed")
+    show(browser, console)
+    browser.wait_for_text("#webhooks", "invoice_completed")
+    browser.click("#webhooks [aria-label^='Unregister payment_received of']")
+    assert listener.url() in browser.accept()
+    browser.wait_for("!document.querySelector('#webhooks').textContent.includes('payment_received')")
+    assert console.pair.store.webhooks() == [{"url": listener.url(), "event": "invoice_completed"}]
+
+
+def test_ping_shows_the_outcome_of_each_url(browser: Browser, console: Console, listener: Listener) -> None:
+    with Listener(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n") as ill:
+        console.pair.register(listener.url(), "payment_received")
+        console.pair.register(ill.url(), "payment_received")
+        show(browser, console)
+        browser.wait_for_text("#webhooks", ill.url())
+        browser.click("#ping")
+        browser.wait_for_text("#webhooks-outcome", "Ping delivered to 1 of 2 webhook(s)")
+        assert sorted(browser.texts("#webhooks-outcome li")) == sorted([f"204 {listener.url()}", f"503 {ill.url()}"])
+
+
+def test_webhook_registered_elsewhere_appears(browser: Browser, console: Console) -> None:
+    show(browser, console)
+    browser.wait_for("!document.querySelector('#no-webhooks').hidden")
+    console.pair.register("http://127.0.0.1:9/hook", "payment_received")
+    browser.wait_for_text("#webhooks .url", "http://127.0.0.1:9/hook")
+
+
+@pytest.mark.parametrize(
+    ("form", "fields", "field", "problem"),
+    [
+        ("trigger", {"data": '{"a": }'}, "data", "not JSON"),
+        ("trigger", {"data": '{"a": 1, "a": 2}'}, "data", "twice"),
+        ("register", {"url": "ftp://example.org"}, "url", "expected an absolute http or https URL"),
+        ("register", {"url": "http://169.254.169.254/"}, "url", "link-local"),
+        ("register", {"url": "http://example.org/"}, "event_types", "expected a list"),
+        ("register", {"url": "http://example.org/", "secret": "abc"}, "secret", "secret is not whsec_"),
+    ],
+)
+def test_problem_stands_beside_its_field(
+    browser: Browser, console: Console, form: str, fields: dict[str, str], field: str, problem: str
+) -> None:
+    show(browser, console)
+    browser.wait_for("document.querySelector('#register-event_types input') && !document.querySelector('#no-webhooks').hidden")
+    for name, value in fields.items():
+        browser.write(f"#{form}-{name}", value)
+    if form == "register" and field != "event_types":
+        browser.click("#register-event_types input")
+    browser.click(f"#{form} button.main")
+    browser.wait_for_text(f"#{form}-{field}-problem", problem)
+    assert browser.run("return document.activeElement.id") == f"{form}-{field}"
+    assert browser.run("return document.activeElement.getAttribute('aria-invalid')") == "true"
+
+
+def test_each_event_type_has_an_example_that_is_json(browser: Browser, console: Console, listener: Listener) -> None:
+    show(browser, console)
+    for event in ("payment_processed", "invoice_processing", "invoice_completed", "payment_received"):
+        console.pair.register(listener.url(), event)
+        browser.choose("#trigger-event", event)
+        browser.click("#trigger button.main")
+        browser.wait_for_text("#trigger .outcome", f"{event} delivered to 1 of 1")
+        assert event.encode() in listener.next()
+
+
+def test_empty_page_says_what_to_do_next(browser: Browser, console: Console) -> None:
+    show(browser, console)
+    browser.wait_for("!document.querySelector('#no-webhooks').hidden && !document.querySelector('#empty').hidden")
+    assert f"register_webhook.py --exposee {console.url[:-1]}" in browser.texts("#no-webhooks pre")[0]
+    assert f"{console.url}trigger" in browser.texts("#empty pre")[0]
+    assert browser.run("return document.querySelector('#register-url').checkVisibility()")
+
+
+# --- live --------------------------------------------------------------------------------------------------------
+
+
+def test_delivery_arrives_live_and_changes_its_state(browser: Browser, console: Console, listener: Listener) -> None:
+    listener.answer = listener.hang
+    console.pair.register(listener.url(), "payment_received")
+    show(browser, console)
+    console.pair.trigger("payment_received", 1)
+    browser.wait_for_text(f"{ROWS} .state", "delivering")
+    listener.answer = b"HTTP/1.1 500 Ill\r\nContent-Length: 0\r\n\r\n"
+    listener._released.set()  # the hanging answer ends with nothing sent
+    listener.close()
+    browser.wait_for_text(f"{ROWS} .state", "retrying")
+    browser.wait_for_text("#webhooks p", "next retry ")
+    assert len(browser.texts(ROWS)) == 1
+
+
+def test_page_catches_up_after_a_dropped_connection(browser: Browser, console: Console, listener: Listener) -> None:
+    console.pair.register(listener.url(), "payment_received", "invoice_completed")
+    show(browser, console)
+    browser.wait_for_text("#webhooks", "invoice_completed")
+    console.cut.set()
+    console.pair.trigger("payment_received", "missed by the stream")
+    browser.wait_for_text("#connection", "trying again")
+    console.cut.clear()
+    browser.wait_for_text("#connection", "live")
+    browser.wait_for_text(ROWS, "payment_received")
+    console.pair.trigger("invoice_completed", "seen by the next one")
+    browser.wait_for_text(ROWS, "invoice_completed")
+    assert browser.texts(f"{ROWS} .event") == ["invoice_completed", "payment_received"]
+    assert console.streams == 2
+
+
+def test_page_comes_back_when_all_streams_were_taken(browser: Browser, console: Console) -> None:
+    watchers = [console.pair.office.watch() for _ in range(8)]
+    browser.open(console.url)
+    browser.wait_for_text("#connection", "trying again")
+    for watcher in watchers:
+        console.pair.office.unwatch(watcher)
+    browser.wait_for_text("#connection", "live")
+
+
+@pytest.mark.slow
+def test_burst_does_not_freeze_the_page(browser: Browser, console: Console) -> None:
+    with Listener() as listener:
+        for number in range(50):
+            console.pair.register(listener.url(f"/{number}"), "payment_received")
+        show(browser, console)
+        browser.run("""
+            window.longest = 0;
+            let last = performance.now();
+            requestAnimationFrame(function next(now) {
+              longest = Math.max(longest, now - last);
+              last = now;
+              requestAnimationFrame(next);
+            });
+        """)
+        for number in range(100):
+            console.pair.trigger("payment_received", number)
+        for _ in range(5_000):
+            listener.next()
+        browser.wait_for("document.querySelectorAll('#list .delivered').length === 1000")
+        longest = browser.run("return longest")
+        assert longest < 500, f"{longest:.0f} ms between two frames"
+        assert browser.run("return document.querySelectorAll('#list li').length") == 1_000
+
+
+# --- looking closer ----------------------------------------------------------------------------------------------
+
+
+def test_nothing_shown_is_taken_as_html(browser: Browser, console: Console, listener: Listener) -> None:
+    listener.answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(MARKUP), MARKUP.encode())
+    console.pair.register(listener.url("/<b>hook</b>"), "payment_received")
+    console.pair.trigger("payment_received", {MARKUP: MARKUP}, Prefer="wait=5")
+    show(browser, console)
+    browser.wait_for_text(f"{ROWS} .url", "/<b>hook</b>")
+    browser.click(f"{ROWS} a")
+    browser.wait_for_text("#attempts pre", '{"event": "payment_received", "data": {"<img src=x')
+    browser.wait_for_text("#attempts pre", "\r\n\r\n" + MARKUP)
+    browser.click("#trigger button.main")
+    browser.wait_for_text("#trigger .outcome li", "/<b>hook</b>")
+    assert browser.run("return [window.hacked ?? 0, document.querySelectorAll('img, b, script').length]") == [0, 1]
+
+
+def test_page_runs_no_script_but_its_own(session: Browser, console: Console) -> None:
+    show(session, console)
+    session.run("""
+        const script = document.createElement("script");
+        script.textContent = "window.hacked = 1";
+        document.body.append(script);
+    """)
+    assert session.run("return window.hacked ?? 0") == 0
+    assert any("Content Security Policy" in line for line in session.log())
+
+
+def test_signed_content_is_what_the_signature_is_over(browser: Browser, console: Console, listener: Listener) -> None:
+    console.pair.register(listener.url(), "payment_received", secret=SECRET)
+    console.pair.trigger("payment_received", {"name": "Zoë → ©"}, Prefer="wait=5")
+    show(browser, console)
+    browser.wait_for_text(f"{ROWS} .state", "delivered")
+    browser.click(f"{ROWS} a")
+    browser.wait_for_text("#attempts h4", "Signed content")
+    signed = browser.texts("#attempts .whole pre")[0]
+    signature = base64.b64encode(hmac.digest(bytes(range(32)), signed.encode(), "sha256"))
+    assert b"webhook-signature: v1," + signature + b"\r\n" in listener.next()
+    assert "Zoë → ©" in signed
+
+
+def test_filters_by_url_event_and_state(browser: Browser, console: Console, listener: Listener) -> None:
+    with Listener(b"HTTP/1.1 500 Ill\r\nContent-Length: 0\r\n\r\n") as ill:
+        console.pair.register(listener.url(), "payment_received", "invoice_completed")
+        console.pair.register(ill.url(), "payment_received")
+        for event in ("payment_received", "invoice_completed"):
+            console.pair.trigger(event, 1, Prefer="wait=5")
+        show(browser, console)
+        browser.wait_for("document.querySelectorAll('#list li').length === 3")
+
+        browser.choose("#filter-state", "retrying")
+        browser.wait_for("document.querySelectorAll('#list li').length === 1")
+        assert browser.texts(f"{ROWS} .url") == [ill.url()]
+        console.pair.trigger("invoice_completed", 2, Prefer="wait=5")  # is not to be shown
+        browser.choose("#filter-state", "delivered")
+        browser.wait_for("document.querySelectorAll('#list li').length === 3")
+        browser.choose("#filter-event", "payment_received")
+        browser.wait_for("document.querySelectorAll('#list li').length === 1")
+        browser.choose("#filter-url", ill.url())
+        browser.wait_for_text("#no-match:not([hidden])", "No delivery matches the filter.")
+        for name in ("url", "event", "state"):
+            browser.click(f"#filter-{name} option[value='']")
+        browser.wait_for("document.querySelectorAll('#list li').length === 4")
+
+
+def test_keyboard_moves_opens_and_closes(browser: Browser, console: Console, listener: Listener) -> None:
+    console.pair.register(listener.url(), "payment_received")
+    for number in range(3):
+        console.pair.trigger("payment_received", number, Prefer="wait=5")
+    show(browser, console)
+    browser.wait_for("document.querySelectorAll('#list .delivered').length === 3")
+    rows = browser.run("return [...document.querySelectorAll('#list a')].map((a) => a.hash)")
+    browser.run("document.querySelector('#filter-state').focus()")
+    browser.press("Tab", "Down", "Down", "Up", "Enter")
+    browser.wait_for_text("#facts", rows[1][1:])
+    assert browser.run("return document.activeElement.id") == "detail-title"
+    browser.wait_for_text("#attempts pre", '"data": 1}')
+    browser.press("Escape")
+    browser.wait_for("document.querySelector('#detail').hidden")
+    assert browser.run("return document.activeElement.hash") == rows[1]
+    browser.press("End")
+    assert browser.run("return document.activeElement.hash") == rows[2]
+    assert browser.run("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_back_closes_what_was_opened(browser: Browser, console: Console, listener: Listener) -> None:
+    console.pair.register(listener.url(), "payment_received")
+    console.pair.trigger("payment_received", 1, Prefer="wait=5")
+    show(browser, console)
+    browser.wait_for_text(f"{ROWS} .state", "delivered")
+    browser.click(f"{ROWS} a")
+    browser.wait_for_text("#attempts summary", "Attempt 1")
+    browser.back()
+    browser.wait_for("document.querySelector('#detail').hidden")
+
+
+# --- for all eyes ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full(browser: Browser, console: Console, listener: Listener) -> Iterator[Browser]:
+    """The page with something of everything on it."""
+    with Listener(b"HTTP/1.1 500 Ill\r\nContent-Length: 0\r\n\r\n") as ill:
+        console.pair.register(listener.url("/" + "long" * 80), "payment_received", secret=SECRET)
+        console.pair.register(ill.url(), "payment_received")
+        show(browser, console)
+        browser.wait_for("document.querySelectorAll('#webhooks > li').length === 2")
+        browser.click("#trigger button.main")
+        browser.wait_for_text("#trigger .outcome", "delivered to 1 of 2")
+        browser.click("#ping")
+        browser.wait_for_text("#webhooks-outcome", "delivered to 1 of 2")
+        browser.click(f"{ROWS} a")
+        browser.wait_for_text("#attempts summary", "Attempt 1")
+        browser.run("document.querySelector('#register-box').open = true")
+        browser.click("#register button.main")
+        browser.wait_for_text("#register-url-problem", "url is")
+        yield browser
+        browser.resize(1280, 800)
+        browser.scheme("light")
+
+
+def test_text_has_the_contrast_of_wcag_aa(full: Browser) -> None:
+    for scheme in ("light", "dark"):
+        full.scheme(scheme)
+        assert full.run(CONTRAST) == [], scheme
+
+
+def test_narrow_page_does_not_scroll_sideways(full: Browser) -> None:
+    full.resize(360, 740)
+    too_wide = """
+      return [document.scrollingElement, ...document.querySelectorAll("section, ol, form")]
+        .filter((e) => e.scrollWidth > e.clientWidth).map((e) => `${e.tagName} ${e.id} ${e.scrollWidth}`)
+    """
+    assert full.run(too_wide) == []

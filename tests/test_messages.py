@@ -1,0 +1,195 @@
+"""What is delivered, and how it is written down: bodies, ids, JSON shapes, signatures, journal records."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_delivery import Desk, exchange, fields
+
+import messages
+from messages import Attempt, Delivery, Message
+
+SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
+KEPT = 4_096  # bytes of a response that are kept for people
+
+
+def a_delivery(event: str = "payment_received") -> Delivery:
+    message = Message("msg_0123456789abcdef01234567", event, 1_700_000_000.25, messages.body_of(event, {"amount": 100}))
+    return Delivery(message, 3, "http://example.com/hook")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"amount": 100},
+        None,
+        False,
+        0,
+        -0.5,
+        "",
+        "Zahlung für Zoë \U0001f4b6",
+        [1, [2, {}]],
+        {"event": "other", "": "\n"},
+    ],
+)
+def test_body_is_exactly_event_and_data(data: Any) -> None:
+    body = messages.body_of("payment_received", data)
+    assert body == json.dumps({"event": "payment_received", "data": data}, ensure_ascii=False).encode()
+    assert list(json.loads(body).items()) == [("event", "payment_received"), ("data", data)]
+
+
+def test_every_message_says_its_length_type_and_id() -> None:
+    message = a_delivery().message
+    request = b"POST / HTTP/1.1\r\n" + message.head + b"\r\n" + message.body
+    names = fields(request)
+    assert names["content-length"] == str(len(message.body))
+    assert names["content-type"] == "application/json"
+    assert names["webhook-id"] == message.id
+    assert names["bypass-tunnel-reminder"] == "1"
+    assert names["user-agent"].startswith("Exposee/")
+
+
+def test_ids_are_unpredictable_and_unique(tmp_path: Path) -> None:
+    with Desk(tmp_path) as desk:
+        ids = [desk.office.trigger("payment_received", n).id for n in range(50)]
+    assert len(set(ids)) == 50
+    assert all(re.fullmatch("msg_[0-9a-f]{24}", name) for name in ids)
+
+
+def test_delivery_ids_differ_within_a_message_and_lead_back_to_it(tmp_path: Path) -> None:
+    with Desk(tmp_path, "http://a.test/", "http://b.test/") as desk:
+        desk.answer = exchange(503)
+        message = desk.office.trigger("payment_received", None)
+        found = [desk.office.find(f"dlv_{message.id[4:]}_{index}") for index in (0, 1)]
+        assert [d and d.url for d in found] == ["http://a.test/", "http://b.test/"]
+        for wrong in ("", "dlv_", message.id, f"dlv_{message.id[4:]}_2", f"dlv_{message.id[4:]}_-1", "dlv_x_0"):
+            assert desk.office.find(wrong) is None, wrong
+        for spelling in ("00", "²", "1" * 5_000):
+            assert desk.office.find(f"dlv_{message.id[4:]}_{spelling}") is None, spelling
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (0.0, "1970-01-01T00:00:00.000Z"),
+        (1_700_000_000.25, "2023-11-14T22:13:20.250Z"),
+        (1_709_164_799.9996, "2024-02-28T23:59:59.999Z"),
+        (4_102_444_800.0, "2100-01-01T00:00:00.000Z"),
+    ],
+)
+def test_times_are_iso_in_utc_with_milliseconds(seconds: float, text: str) -> None:
+    assert messages.iso(seconds) == text
+
+
+def test_a_fresh_delivery_as_json() -> None:
+    assert a_delivery().to_json() == {
+        "id": "dlv_0123456789abcdef01234567_3",
+        "message": "msg_0123456789abcdef01234567",
+        "event": "payment_received",
+        "url": "http://example.com/hook",
+        "state": "pending",
+        "time": "2023-11-14T22:13:20.250Z",
+        "attempt_count": 0,
+    }
+
+
+def test_a_retrying_delivery_says_what_happened_and_what_comes() -> None:
+    delivery = a_delivery()
+    delivery.state, delivery.due = messages.RETRYING, 1_700_000_005.5
+    delivery.attempts = [Attempt(1_700_000_000.25, 0.0123456789, 503, "the answer ended after 3 of 9 bytes")]
+    shown = delivery.to_json()
+    assert shown["next_attempt"] == "2023-11-14T22:13:25.500Z"
+    assert (shown["status"], shown["error"]) == (503, "the answer ended after 3 of 9 bytes")
+    assert shown["attempt_count"] == 1 and "attempts" not in shown
+    assert delivery.to_json(attempts=True)["attempts"] == [
+        {
+            "time": "2023-11-14T22:13:20.250Z",
+            "duration": 0.012346,
+            "status": 503,
+            "error": "the answer ended after 3 of 9 bytes",
+            "request": None,
+            "response": None,
+            "gone": "the bytes of this attempt are no longer kept",
+        }
+    ]
+
+
+def test_raw_bytes_are_shown_as_latin_1() -> None:
+    attempt = Attempt(0.0, 0.0, 200, None)
+    attempt.request, attempt.response, attempt.received = bytes(range(256)), b"\xff\x00", KEPT + 1
+    shown = attempt.to_json()
+    assert shown["request"].encode("latin-1") == bytes(range(256))
+    assert shown["response"].encode("latin-1") == b"\xff\x00"
+    assert shown["response_bytes"] == KEPT + 1
+    assert "gone" not in shown and "error" not in shown
+
+
+@pytest.mark.parametrize("event, shown", [("ping", True), ("payment_received", False)])
+def test_only_pings_can_be_confirmed(event: str, shown: bool) -> None:
+    assert ("confirmed" in a_delivery(event).to_json()) is shown
+
+
+def test_signatures_of_both_dialects_cover_the_bytes_sent() -> None:
+    body = b'{"event": "ping",   "data": "\xc3\xbc"}'
+    lines = messages.sign(SECRET, "msg_1", 1_700_000_000, body).decode().split("\r\n")
+    standard = hmac.new(bytes(range(32)), b"msg_1.1700000000." + body, hashlib.sha256).digest()
+    assert lines == [
+        f"webhook-signature: v1,{base64.b64encode(standard).decode()}",
+        f"X-Hub-Signature-256: sha256={hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()}",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("error", [None, 'a "quoted"\nline\u2028 and \\ more'])
+def test_records_are_one_line_of_json_each(error: str | None) -> None:
+    delivery = a_delivery()
+    attempt = Attempt(1_700_000_000.25, 1e-07, 0 if error else 204, error)
+    delivery.attempts, delivery.due, delivery.error = [attempt], 1_700_000_300.0, error
+    records = [
+        messages.message_record(delivery.message, ["http://example.com/hook", ""]),
+        messages.attempt_record(delivery, attempt),
+        messages.change_record(delivery, state="failed", error=error),
+        *messages.delivery_records(delivery),
+    ]
+    for record in records:
+        assert record.endswith(b"\n") and record.count(b"\n") == 1
+        assert isinstance(json.loads(record), dict)
+    assert json.loads(records[0]) == {
+        "message": delivery.message.id,
+        "time": 1_700_000_000.25,
+        "body": {"event": "payment_received", "data": {"amount": 100}},
+        "urls": ["http://example.com/hook", ""],
+    }
+    assert json.loads(records[1]) == {
+        "delivery": delivery.id,
+        "attempt": 1,
+        "time": 1_700_000_000.25,
+        "duration": 0.0,
+        "status": attempt.status,
+        "error": error,
+        "state": "pending",
+        "due": 1_700_000_300.0,
+    }
+
+
+@pytest.mark.parametrize("data", [10**300, 0.1 + 0.2, "\u2028\x00\x7f", {"b": 1, "a": {"b": 2}}], ids=ascii)
+def test_the_same_bytes_are_sent_after_a_restart(tmp_path: Path, data: Any) -> None:
+    """The signature covers them, and receivers compare: reading the journal may not change a body."""
+    with Desk(tmp_path, "http://a.test/") as desk:
+        desk.answer = exchange(503)
+        desk.settled(desk.trigger(data=data), 1)
+        first = desk.next_sent().request
+        desk.restart()
+        desk.answer = exchange(204)
+        desk.clock.now += 10
+        desk.office.look_after()
+        again = desk.next_sent().request
+    body = messages.body_of("payment_received", data)
+    assert again.partition(b"\r\n\r\n")[2] == first.partition(b"\r\n\r\n")[2] == body

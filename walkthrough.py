@@ -1,0 +1,534 @@
+"""The walkthrough: runs the exposee and the receiver, and shows every byte that passes between them.
+
+    python walkthrough.py               the whole lesson, a step at a time
+    python walkthrough.py --chapter 3   one chapter; each stands alone
+    python walkthrough.py --list        what there is
+    python walkthrough.py --markdown    as a page; WALKTHROUGH.md is what this prints
+
+Nothing is staged: the programs are those of this directory, started as you would start them, on free ports and
+in a temporary folder that is removed in the end. What is said is in lesson.py; here is the stage that it is
+said on: the processes, the sockets, the page. Exit codes: 0 at the end, after q and after Ctrl-C; 1 when one of
+the programs did not do what the lesson needs; 2 for a wrong option.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import inspect
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import terminal
+from lesson import CHAPTERS, INTRODUCTION, ON_THIS_PAGE, Chapter, request, talk
+
+SECONDS = 10.0  # that anything which must happen may take; nothing waits this long when all is well
+WIDTH = 100  # of the text
+OPTIONS = ("--port", "0", "--retry-schedule", "0.5,1", "--timeout", "1")  # of the exposee: a lesson cannot wait for hours
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class LessonFailed(Exception):
+    """Something that the lesson needs did not happen; str() says what in one line."""
+
+
+class Leave(Exception):
+    """The reader has had enough."""
+
+
+# --- the programs -------------------------------------------------------------------------------------------
+
+
+class Program:
+    """One of the programs of this directory as a process. `lines` is what it has printed, both streams."""
+
+    def __init__(self, script: str, options: Sequence[str], folder: Path) -> None:
+        private = ("EXPOSEE_TOKEN", "WEBHOOK_SECRET")  # the reader's own settings would change the lesson
+        environment = {name: value for name, value in os.environ.items() if name not in private}
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name(script)), *options],
+            cwd=folder,
+            env={**environment, "PYTHONIOENCODING": "utf-8"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+        )
+        self.script, self.lines = script, list[str]()
+        self._more = threading.Condition()  # guards lines
+        self._reader = threading.Thread(target=self._read, name=script, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            with self._more:
+                self.lines.append(line.rstrip("\n"))
+                self._more.notify_all()
+
+    def wait_for(self, found: Callable[[list[str]], Any], what: str) -> Any:
+        """What `found` makes of the lines, as soon as that is not empty."""
+        with self._more:
+            result = self._more.wait_for(lambda: found(self.lines), SECONDS)
+        if not result:
+            raise LessonFailed(f"{self.script} did not print {what} within {SECONDS:.0f} s; it printed {self.lines[-3:]}")
+        return result
+
+    @property
+    def port(self) -> int:
+        """Where it listens: the first line says so."""
+        return int(self.wait_for(lambda lines: re.findall(r" on http://[^:]+:(\d+)", "".join(lines[:1])), "its port")[0])
+
+    def kill(self) -> None:
+        """End it at once: SIGKILL, or TerminateProcess on Windows. It cannot do anything about that."""
+        self.process.kill()
+        self.process.wait(SECONDS)
+        self._reader.join(SECONDS)
+        if self.process.stdout:
+            self.process.stdout.close()
+
+
+class Stage:
+    """The pair of programs, and the folder in which they work. `close` leaves nothing of either."""
+
+    def __init__(self) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="walkthrough-", ignore_cleanup_errors=True)
+        self._programs: list[Program] = []
+        self.folder = Path(self._temporary.name)
+
+    def set(self, name: str, receiver_options: Sequence[str] = ()) -> None:
+        """A fresh pair, in a folder of its own."""
+        self.clear()
+        self.folder = Path(self._temporary.name, name)
+        self.folder.mkdir()
+        self.receiver = self._start("receiver.py", "--port", "0", "--raw", *receiver_options)
+        self.start_exposee()
+        self.ports = {self.exposee.port: 53000, self.receiver.port: 58080}  # and what stands for them on a page
+
+    def start_exposee(self) -> None:
+        self.exposee = self._start("exposee.py", *OPTIONS)
+
+    def _start(self, script: str, *options: str) -> Program:
+        with undisturbed():
+            program = Program(script, options, self.folder)
+            self._programs.append(program)
+        return program
+
+    def clear(self) -> None:
+        while self._programs:
+            self._programs[-1].kill()
+            self._programs.pop()
+
+    def close(self) -> None:
+        with undisturbed():
+            self.clear()
+            self._temporary.cleanup()
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C waits until the block is through: no process may start without being on the list, or stay on it."""
+    came: list[int] = []
+    before = [(number, signal.signal(number, lambda number, frame: came.append(number))) for number in STOPPING]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
+
+
+class Listener:
+    """A receiver of the lesson's own: a plain socket. It keeps what comes, and answers when it is told to."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket.settimeout(SECONDS)
+        self._connection = self._socket
+        self.port: int = self._socket.getsockname()[1]
+
+    def receive(self) -> bytes:
+        """The next request, on a new connection."""
+        self._connection, _ = self._socket.accept()
+        self._connection.settimeout(SECONDS)
+        data = b""
+        while not (length := re.search(rb"(?i)\r\ncontent-length: (\d+)(?s:.*?)\r\n\r\n", data)) or (
+            len(data) < length.end() + int(length[1])
+        ):
+            more = self._connection.recv(65_536)
+            if not more:
+                raise LessonFailed("a request ended early")
+            data += more
+        return data
+
+    def answer(self, data: bytes) -> None:
+        self._connection.sendall(data)
+
+    def close(self) -> None:
+        self._connection.close()
+        self._socket.close()
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+
+
+class Screen:
+    """Writes for a terminal. With `wait`, Enter goes on and q leaves."""
+
+    def __init__(self, wait: bool = False) -> None:
+        self._wait = wait
+
+    def write(self, text: str = "") -> None:
+        print(text)
+
+    def chapter(self, title: str) -> None:
+        self.write(f"\n{'=' * WIDTH}\n{title}\n{'=' * WIDTH}")
+
+    def step(self, title: str) -> None:
+        self.write(f"\n{title}\n{'-' * len(title)}")
+
+    def paragraph(self, text: str) -> None:
+        self.write("\n" + textwrap.fill(" ".join(text.split()), WIDTH, break_long_words=False, break_on_hyphens=False))
+
+    def block(self, title: str, lines: Sequence[str], language: str = "") -> None:
+        self.paragraph(title + ":")
+        self.write()
+        for line in lines:
+            self.write(f"    {line}".rstrip() if language else f"    {line}")
+
+    def points(self, points: Sequence[str]) -> None:
+        self.write("\nWhat to notice:")
+        for point in points:
+            text = " ".join(point.split())
+            self.write(textwrap.fill(text, WIDTH, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False))
+
+    def pause(self, what: str = "go on") -> None:
+        if self._wait and input(f"\n[Enter: {what}, q: leave] ").strip().lower().startswith("q"):
+            raise Leave
+
+    @contextlib.contextmanager
+    def folded(self) -> Iterator[None]:
+        """The solution of an exercise: behind another Enter."""
+        self.pause("see the solution")
+        yield
+
+
+class Markdown(Screen):
+    """Writes a page, the same one each time: what varies from run to run is replaced by what stands for it."""
+
+    def __init__(self, normal: Callable[[str], str]) -> None:
+        super().__init__()
+        self._normal = normal
+
+    def write(self, text: str = "") -> None:
+        super().write(self._normal(text))
+
+    def chapter(self, title: str) -> None:
+        self.write(f"\n## {title}")
+
+    def step(self, title: str) -> None:
+        self.write(f"\n### {title}")
+
+    def block(self, title: str, lines: Sequence[str], language: str = "") -> None:
+        self.paragraph(title + ":")
+        self.write("\n```" + (language or "text"))
+        for line in lines:
+            self.write(line.rstrip())
+        self.write("```")
+
+    def points(self, points: Sequence[str]) -> None:
+        self.write("\n**What to notice**\n")
+        for point in points:
+            text = " ".join(point.split())
+            self.write(textwrap.fill(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False))
+
+    @contextlib.contextmanager
+    def folded(self) -> Iterator[None]:
+        self.write("\n<details>\n<summary>Solution</summary>")
+        yield
+        self.write("\n</details>")
+
+
+NOON = 1767268800  # 2026-01-01, 12:00 UTC: the time on a page
+VARYING = [
+    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"), "2026-01-01T12:00:00.000Z"),
+    (re.compile(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT"), "Thu, 01 Jan 2026 12:00:00 GMT"),
+    (re.compile(r'(?<="time": )\d{10}\.\d+'), f"{NOON}.0"),
+    (re.compile(r"((?:webhook-timestamp: |msg_\w{24}\.))(?:1[7-9]|[2-9]\d)\d{8}\b"), rf"\g<1>{NOON}"),  # not of the past
+    (re.compile(r"\bin \d+ ms\b"), "in 1 ms"),
+]
+
+
+class Normal:
+    """Replaces ids, times, ports and durations by others of the same length that are the same in every run."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage, self._ids = stage, dict[str, str]()
+        self.stand_ins: dict[str, str] = {}  # for what has no form of its own, such as a signature
+
+    def __call__(self, text: str) -> str:
+        for real, stand_in in self.stand_ins.items():
+            text = text.replace(real, stand_in)
+        for pattern, stand_in in VARYING:
+            text = pattern.sub(stand_in, text)
+        text = re.sub(r"(?<=\bmsg_)[0-9a-f]{24}|(?<=\bdlv_)[0-9a-f]{24}", self._id, text)
+        return re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda match: str(self._stage.ports.get(int(match[0]), match[0])), text)
+
+    def _id(self, match: re.Match[str]) -> str:
+        number = len(self._ids) + 1
+        return self._ids.setdefault(match[0], hashlib.sha256(b"%d" % number).hexdigest()[:24])
+
+
+# --- the lesson's verbs -------------------------------------------------------------------------------------
+
+
+class Lesson:
+    """What a chapter can do: say something, send bytes, show what passed, wait for what happens."""
+
+    def __init__(self, stage: Stage, page: Screen, normal: Normal) -> None:
+        self.stage, self.page, self.normal = stage, page, normal
+        self._seen = 0  # transcripts of the receiver that were shown
+
+    # Saying
+
+    def step(self, title: str, text: str) -> None:
+        """What comes next, and why; then the reader takes a breath."""
+        self.page.step(title)
+        self.say(text)
+        self.page.pause()
+
+    def say(self, text: str) -> None:
+        for paragraph in textwrap.dedent(text).strip().split("\n\n"):
+            self.page.paragraph(paragraph)
+
+    def notice(self, *points: str) -> None:
+        self.page.points(points)
+
+    def show(self, title: str, *messages: tuple[str, bytes]) -> None:
+        """Bytes, as they passed: each message is its mark and the bytes."""
+        lines = [mark + text for message in messages for mark, text in terminal.transcript(*message)]
+        self.page.block(title, lines)
+
+    def source(self, *functions: Callable[..., Any], title: str = "In Python") -> None:
+        """The functions as they are written in lesson.py."""
+        self.page.block(title, "\n\n".join(map(inspect.getsource, functions)).rstrip().split("\n"), "python")
+
+    def file(self, name: str) -> None:
+        """A file of the exposee's, as it is on the disk now."""
+        text = (self.stage.folder / name).read_text("utf-8")
+        self.page.block(f"`{name}`, as it is on the disk now", text.rstrip("\n").split("\n"))
+
+    # Doing
+
+    def send(self, title: str, data: bytes, port: int = 0) -> Any:
+        """Send these bytes to the exposee (or `port`), show them and what is answered; returns its JSON."""
+        answer = talk(port or self.exposee, data)
+        self.show(title, ("> ", data), ("< ", answer))
+        return body_of(answer)
+
+    def ask(self, method: str, target: str, value: Any = None) -> Any:
+        """The same, without showing it."""
+        body = "" if value is None else json.dumps(value)
+        answer = talk(self.exposee, request(method, target, body))
+        if not answer.startswith(b"HTTP/1.1 2"):
+            raise LessonFailed(f"{method} {target} was answered {answer!r}")
+        return body_of(answer)
+
+    def register(self, url: str, event: str = "payment_received", **more: str) -> None:
+        self.ask("POST", "/webhooks/register", {"url": url, "event_types": [event], **more})
+
+    def unregister(self, url: str, event: str = "payment_received") -> None:
+        self.ask("DELETE", "/webhooks/unregister", {"url": url, "event": event})
+
+    def trigger(self, data: Any) -> str:
+        """An event, to whom it concerns; the message's id."""
+        return str(self.ask("POST", "/trigger", {"event": "payment_received", "data": data})["id"])
+
+    # Looking
+
+    @property
+    def exposee(self) -> int:
+        """Its port."""
+        return self.stage.exposee.port
+
+    @property
+    def receiver(self) -> int:
+        """Its port."""
+        return self.stage.receiver.port
+
+    def delivery(self, message: str, attempts: int = 1) -> dict[str, Any]:
+        """The delivery of a message, once it has so many attempts."""
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            for short in self.ask("GET", f"/deliveries?message={message}")["deliveries"]:
+                if short["attempt_count"] >= attempts:
+                    found: dict[str, Any] = self.ask("GET", f"/deliveries/{short['id']}")
+                    return found
+            time.sleep(0.02)
+        raise LessonFailed(f"{message} had no {attempts} attempts within {SECONDS:.0f} s")
+
+    def show_attempts(self, delivery: dict[str, Any], first: int = 1, requests: bool = True) -> None:
+        """What the exposee sent and what came back, from the attempt with the number `first` on."""
+        for number, attempt in enumerate(delivery["attempts"], 1):
+            if number >= first:
+                sent = [("> ", attempt["request"].encode("latin-1"))] if requests else []
+                came = [("< ", attempt["response"].encode("latin-1"))] if attempt["response"] else []
+                outcome = attempt.get("error") or f"answered with {attempt['status']}"
+                self.show(f"Attempt {number}: {outcome}", *sent, *came) if sent or came else self.say(
+                    f"Attempt {number}: {outcome}. Not a byte came back."
+                )
+
+    def arrived(self, count: int = 1) -> list[list[str]]:
+        """The receiver's transcripts of the next `count` requests, ordered by what they say."""
+
+        def found(lines: list[str]) -> list[list[str]]:
+            blocks: list[list[str]] = []
+            for line in lines:
+                if line.startswith("--- "):
+                    blocks.append([])
+                elif blocks and line.startswith(("< ", "> ")) and not blocks[-1][-1:] == [""]:
+                    blocks[-1].append(line)
+                elif blocks and not line:
+                    blocks[-1].append("")  # the end of this one
+            whole = [block[:-1] for block in blocks if block[-1:] == [""]]
+            return whole[self._seen :] if len(whole) >= self._seen + count else []
+
+        blocks: list[list[str]] = self.stage.receiver.wait_for(found, "a transcript")
+        self._seen += count
+        return sorted(blocks[:count])
+
+    def show_arrived(self, count: int = 1) -> None:
+        """The other end: the receiver runs with --raw, which prints what came and what it answered."""
+        for block in self.arrived(count):
+            self.page.block("At the receiver's end (`<` came to it, `>` is its answer)", block)
+
+    def show_printed(self, text: str, lines: int = 1) -> None:
+        """The lines that the receiver has printed on its terminal, from the last one with `text` in it on."""
+
+        def found(printed: list[str]) -> list[str]:
+            plain = [line for line in printed if line and not line.startswith(("< ", "> ", "--- "))]
+            starts = [index for index, line in enumerate(plain) if text in line]
+            block = plain[starts[-1] : starts[-1] + lines] if starts else []
+            return block if len(block) == lines else []
+
+        self.page.block("On the receiver's terminal", self.stage.receiver.wait_for(found, repr(text)))
+
+    @contextlib.contextmanager
+    def listener(self) -> Iterator[Listener]:
+        """A receiver of our own, and its port among those that a page replaces."""
+        listener = Listener()
+        self.stage.ports[listener.port] = 58081
+        try:
+            yield listener
+        finally:
+            listener.close()
+
+    def restart_exposee(self) -> None:
+        """Once more, in the same folder; it has been killed before."""
+        self.stage.start_exposee()
+        self.stage.ports[self.exposee] = 53000
+
+
+def body_of(answer: bytes) -> Any:
+    """The JSON of an answer; None when it has none."""
+    body = answer.partition(b"\r\n\r\n")[2]
+    try:
+        return json.loads(body) if body else None
+    except ValueError:
+        raise LessonFailed(f"the answer is not JSON: {answer!r}") from None
+
+
+def teach(chapter: Chapter, number: int, lesson: Lesson) -> None:
+    """One chapter, from its title to the solution of its exercise."""
+    lesson.stage.set(f"chapter-{number}", chapter.receiver_options)
+    lesson.page.chapter(f"{number}. {chapter.title}")
+    chapter.teach(lesson)
+    lesson.page.step("Now you")
+    lesson.say(chapter.exercise)
+    with lesson.page.folded():
+        lesson.source(chapter.solution)
+        answer = chapter.solution(lesson.exposee, lesson.receiver)
+        lesson.show("What comes back", ("< ", answer))
+
+
+def perform(chapters: Sequence[int], markdown: bool) -> None:
+    stage = Stage()
+    try:
+        normal = Normal(stage)
+        page = Markdown(normal) if markdown else Screen(wait=sys.stdin is not None and sys.stdin.isatty())
+        if markdown:
+            page.write("# A webhook, byte by byte")
+        for paragraph in (INTRODUCTION + (ON_THIS_PAGE if markdown else "")).strip().split("\n\n"):
+            page.paragraph(paragraph)
+        for number in chapters:
+            teach(CHAPTERS[number - 1], number, Lesson(stage, page, normal))
+            page.pause()
+    finally:
+        stage.close()
+
+
+# --- the command line -----------------------------------------------------------------------------------------
+
+
+def chapter_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= len(CHAPTERS)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a chapter, expected a number from 1 to {len(CHAPTERS)}")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    options = terminal.Parser("Walk through a webhook, byte by byte.")
+    options.add_argument("--chapter", type=chapter_number, metavar="N", help="show this chapter only")
+    options.add_argument("--list", action="store_true", help="list the chapters and end")
+    options.add_argument("--markdown", action="store_true", help="print it as a page, the same one in every run")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    terminal.set_up()
+    options = parser().parse_args(argv)
+    if options.list:
+        print("\n".join(f"{number}. {chapter.title}" for number, chapter in enumerate(CHAPTERS, 1)))
+        return 0
+    if options.markdown and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+    chapters = [options.chapter] if options.chapter else range(1, len(CHAPTERS) + 1)
+    before = [(number, signal.signal(number, interrupt)) for number in STOPPING]
+    try:
+        perform(chapters, options.markdown)
+        sys.stdout.flush()
+    except (Leave, EOFError):
+        print("Until next time")
+    except KeyboardInterrupt:
+        print("\nStopped")
+    except BrokenPipeError:  # nobody reads on, as after `| head`: there is nobody left to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (LessonFailed, OSError) as error:
+        return terminal.fail(error, 1)
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+    return 0
+
+
+def interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
