@@ -225,7 +225,7 @@ class PostOffice:
     def _reopen(self, delivery: Delivery) -> None:
         if delivery.state == RETRYING:
             self._lane(delivery.url).retrying.discard(delivery)
-        else:
+        elif delivery.state not in OPEN:
             self._finished.pop(delivery, None)
             self._waiting += 1
             message = delivery.message
@@ -472,9 +472,13 @@ class PostOffice:
 
     def _oversee(self) -> None:
         while self._running:
-            pause = self.look_after()
-            self._journal.flush()
-            self._journal.compact(self._records)
+            pause = 1.0
+            try:
+                pause = self.look_after()
+                self._journal.flush()
+                self._journal.compact(self._records)
+            except Exception as error:  # a bug, or a disk that fails: deliveries must go on
+                self._log(f"error: {error!r}")
             self._stir.wait(pause)
             self._stir.clear()
 
@@ -580,12 +584,14 @@ class PostOffice:
             return  # forgotten already
         if record.get("redeliver"):
             self._reopen(delivery)
-        if "attempt" in record and record["attempt"] > len(delivery.attempts):
+        if record.get("attempt", len(delivery.attempts) + 1) <= len(delivery.attempts):
+            return  # noted before the journal started anew, and written after it
+        if "attempt" in record:
             attempt = Attempt(record["time"], record["duration"], record["status"], record["error"])
             delivery.attempts.append(attempt)
         delivery.confirmed = delivery.confirmed or record.get("confirmed", False)
         state = record.get("state")
-        if state in OPEN:
+        if state in OPEN and delivery.state in OPEN:
             delivery.state, delivery.due = state, record.get("due", 0.0)
         elif state is not None and delivery.state in OPEN:
             delivery.error = record.get("error") if "attempt" not in record else None

@@ -184,4 +184,7 @@ def delivery_records(delivery: Delivery) -> Iterator[bytes]:
             error=attempt.error,
         )
     state = PENDING if delivery.state == DELIVERING else delivery.state
-    yield change_record(delivery, state=state, due=delivery.due, error=delivery.error, confirmed=delivery.confirmed)
+    manual = {"redeliver": True} if delivery.manual else {}
+    yield change_record(
+        delivery, state=state, due=delivery.due, error=delivery.error, confirmed=delivery.confirmed, **manual
+    )

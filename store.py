@@ -109,7 +109,8 @@ class WebhookStore:
         self._secrets: dict[str, str] = {}
         self._text = bytearray(EMPTY)  # the whole file: a registration appends to it, and never formats it anew
         self._undo: list[Callable[[], None]] = []  # takes back the changes of the group that is being written
-        self._files_changed: set[str] = set()  # "webhooks", "secrets"
+        self._changed: set[str] = set()  # "webhooks", "a new secret", "a secret less"
+        self._stale_secrets = False  # whether the file has a secret too many
         self._secrets_before: dict[str, str] = {}
         self._changes = GroupCommit(self._write)
         self._lock_file = _lock(self.path)
@@ -204,7 +205,7 @@ class WebhookStore:
         line = _line(url, event)
         self._text[-3:] = (b"[\n" if len(self._text) == len(EMPTY) else b",\n") + line + b"\n]\n"
         self._undo.append(lambda: self._remove(url, event))
-        self._files_changed.add("webhooks")
+        self._changed.add("webhooks")
 
     def _insert(self, url: str, event: str) -> None:
         self._by_url.setdefault(url, {})[event] = None
@@ -225,7 +226,7 @@ class WebhookStore:
         else:
             del self._text[start - 2 : end]
         self._undo.append(lambda: self._add(url, event))
-        self._files_changed.add("webhooks")
+        self._changed.add("webhooks")
 
     def _set_secret(self, url: str, secret: str | None) -> None:
         before = self._secrets.get(url)
@@ -235,36 +236,39 @@ class WebhookStore:
         else:
             self._secrets[url] = secret
         self._undo.append(lambda: self._set_secret(url, before))
-        self._files_changed.add("secrets")
+        self._changed.add("a new secret" if secret else "a secret less")
 
     # The files
 
     def _write(self, changes: list[_Change]) -> None:
         """Apply a group of changes and replace the files once; GroupCommit's write."""
-        self._undo, self._files_changed, self._secrets_before = [], set(), {}
+        self._undo, self._changed, self._secrets_before = [], set(), {}
         for change in changes:
             try:
                 change.result = change.apply()
             except Exception as error:  # this change is refused (by its permit); the others go on
                 change.error = error
         try:
-            if "secrets" in self._files_changed:  # first with the old ones too: an entry never lacks its secret
-                self._replace_secrets({**self._secrets_before, **self._secrets})
-            if "webhooks" in self._files_changed:
+            if "a new secret" in self._changed or self._stale_secrets:
+                self._replace_secrets({**self._secrets_before, **self._secrets})  # an entry never lacks its secret
+            if "webhooks" in self._changed:
                 replace(self.path, self._text, self._fsync)
         except OSError:
             for undo in reversed(self._undo.copy()):
                 undo()
-            if "secrets" in self._files_changed:
-                with contextlib.suppress(OSError):
-                    self._replace_secrets(self._secrets)
-            raise
-        if self._secrets_before.keys() - self._secrets.keys():
-            with contextlib.suppress(OSError):  # a secret too many is forgotten at the next start
+            with contextlib.suppress(OSError):  # in case it was refused after the file had its new name
+                replace(self.path, self._text, self._fsync)
                 self._replace_secrets(self._secrets)
+            raise
+        if "a secret less" in self._changed:
+            try:
+                self._replace_secrets(self._secrets)
+            except OSError:
+                self._stale_secrets = True  # a secret too many; the next change tries again
 
     def _replace_secrets(self, secrets: dict[str, str]) -> None:
         replace(self.secrets_path, (json.dumps(secrets, indent=0) + "\n").encode(), self._fsync, mode=0o600)
+        self._stale_secrets = len(secrets) != len(self._secrets)
 
     def _load(self, check: Callable[[str], str | None]) -> None:
         text = _read(self.path)
@@ -283,11 +287,13 @@ class WebhookStore:
         if not (isinstance(secrets, dict) and all(isinstance(secret, str) for secret in secrets.values())):
             raise StoreError(f"{self.secrets_path}, line 1: not an object of secrets by URL; {MEND}")
         self._secrets = {url: secret for url, secret in secrets.items() if url in self._by_url}
-        if not text:
-            try:
+        try:
+            if not text:
                 replace(self.path, EMPTY, self._fsync)
-            except OSError as error:
-                raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from None
+            if len(self._secrets) < len(secrets):  # else who registers that URL next would inherit one
+                self._replace_secrets(self._secrets)
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from None
 
 
 def _anyone(_: str | None) -> None:
@@ -349,12 +355,12 @@ class Journal:
         self._notes: deque[bytes] = deque()
         self._commits: GroupCommit[tuple[bytes, Callable[[], None]]] = GroupCommit(self._write)
         try:
-            self._file = _open_private(self.path)
-            self._size = self._file.seek(0, os.SEEK_END)
+            self._open()
             _sync_directory(self.path, fsync)
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from None
         self._compacted_size = 0
+        self._closed = False
         self.warning: str | None = None  # what `read` had to say about the last line
 
     def read(self) -> Iterator[dict[str, Any]]:
@@ -392,7 +398,8 @@ class Journal:
         """Write the notes, without waiting for the disk. A disk that refuses keeps them for later."""
         if self._notes:
             with self._commits.turn, contextlib.suppress(OSError):
-                self._append_notes()
+                if not self._file.closed:
+                    self._append_notes()
 
     def compact(self, records: Callable[[], Iterable[bytes]]) -> None:
         """If the file has grown to twice its size, replace it by `records()`, in one step.
@@ -402,25 +409,32 @@ class Journal:
         if self._size < max(COMPACT_BYTES, 2 * self._compacted_size):
             return
         with self._commits.turn:
-            try:
-                replace(self.path, b"".join(records()), self._fsync, mode=0o600)
-            except OSError:
-                self._compacted_size = self._size  # no room for a second file: not again soon
-                return
-            self._file.close()
-            self._file = _open_private(self.path)
-            self._size = self._compacted_size = self._file.seek(0, os.SEEK_END)
+            data = b"".join(records())
+            self._file.close()  # Windows replaces no file that is open
+            with contextlib.suppress(OSError):  # no room for a second file: then not again soon
+                replace(self.path, data, self._fsync, mode=0o600)
+            self._open()
+            self._compacted_size = self._size
+
+    def _open(self) -> None:
+        self._file = open(self.path, "ab", buffering=0, opener=_private)  # noqa: SIM115: open as long as we are
+        self._size = self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
         """Write and sync what is left."""
         with self._commits.turn:
-            with contextlib.suppress(OSError):
+            self._closed = True
+            with contextlib.suppress(OSError, ValueError):
                 self._append_notes()
                 self._fsync(self._file.fileno())
             self._file.close()
 
     def _write(self, group: list[tuple[bytes, Callable[[], None]]]) -> None:
         """Append and sync a group of records; GroupCommit's write."""
+        if self._closed:
+            raise OSError("the exposee is shutting down")
+        if self._file.closed:
+            self._open()  # which failed after compacting
         self._append_notes()
         before = self._size
         try:
@@ -444,8 +458,6 @@ class Journal:
 
     def _append(self, data: bytes) -> None:
         """Write all of `data`, or leave the file as it was."""
-        if self._file.closed:
-            raise OSError("the exposee is shutting down")
         if self._file.seek(0, os.SEEK_END) != self._size:
             self._cut(self._size)  # what an earlier failure could not cut off
         written = 0
@@ -463,9 +475,9 @@ class Journal:
         self._size = size
 
 
-def _open_private(path: Path) -> IO[bytes]:
-    """For appending, unbuffered; nobody else may read what customers paid."""
-    return open(path, "ab", buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600))
+def _private(name: str, flags: int) -> int:
+    """An opener for files that nobody else may read."""
+    return os.open(name, flags, 0o600)
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

@@ -42,12 +42,10 @@ def loads(data: bytes) -> Any:
 def _number(text: str) -> float | int:
     if len(text) > MAX_DIGITS:
         raise ValueError(f"JSON with a number of {len(text)} characters, expected {MAX_DIGITS} at most")
-    if text.lstrip("-").isdigit():
-        return int(text)
     value = float(text)
     if value in (float("inf"), float("-inf")):
-        raise ValueError(f"JSON with the number {text}, which is out of range")
-    return value
+        raise ValueError(f"JSON with the number {text[:40]}, which is out of range")
+    return int(text) if text.lstrip("-").isdigit() else value
 
 
 def _constant(text: str) -> NoReturn:

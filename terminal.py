@@ -146,6 +146,11 @@ def port_number(text: str) -> int:
 
 def web_url(text: str) -> str:
     """An http or https URL for a command line."""
-    if urllib.parse.urlsplit(text).scheme not in ("http", "https") or not urllib.parse.urlsplit(text).hostname:
+    try:
+        parts = urllib.parse.urlsplit(text)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is none
+        good = False
+    if not good:
         raise argparse.ArgumentTypeError(f"{text!r} is not an absolute http or https URL")
     return text

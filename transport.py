@@ -21,6 +21,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
@@ -76,7 +77,10 @@ def retry_after(head: bytes, now: float) -> float:
         return 0.0
     text = match[1].decode("latin-1")
     try:
-        return float(text[:10]) if text.isdigit() else max(0.0, parsedate_to_datetime(text).timestamp() - now)
+        if text.isdigit():
+            return float(text[:10])
+        date = parsedate_to_datetime(text)
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() - now)
     except (ValueError, TypeError, OverflowError):
         return 0.0  # a date that is none: as if the field were absent
 
@@ -214,7 +218,7 @@ class _Answer(NamedTuple):
 
 
 STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)(?: [^\r\n]*)?\r\n")
-LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,7})[ \t]*\r\n")
+LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,7})[ \t]*(?=\r\n)")
 
 
 def _read_response(link: Link, whole: bool = True) -> _Answer | None:
@@ -259,7 +263,7 @@ def _parse_head(data: bytes) -> tuple[int, bytes, int | None]:
         raise Failed("the answer is not HTTP/1.x: " + repr(head[:40])[1:])
     status, fields = int(line[1]), head.lower()
     length = LENGTH.findall(fields)
-    if b"\ntransfer-encoding" in fields or fields.count(b"\ncontent-length") != len(length) or len(length) > 1:
+    if b"\ntransfer-encoding" in fields or fields.count(b"\ncontent-length") != len(length) or len(set(length)) > 1:
         return status, head, None
     if status in (204, 304) or status < 200:
         return status, head, 0
@@ -297,13 +301,18 @@ class _Replay(io.RawIOBase):
 
 
 def _read_unusual(link: Link, data: bytes, status: int, head: bytes) -> _Answer:
-    """Chunked, ended by the connection's end, or with doubtful lengths: http.client knows them all."""
+    """Chunked, or ended by the connection's end: http.client knows how."""
+    fields = head.lower()
+    if b"\ncontent-length" in fields and b"\ntransfer-encoding" not in fields:
+        raise Failed("the answer is malformed: its Content-Length is none", status, head)
     response = http.client.HTTPResponse(_Replay(data, link), method="POST")  # type: ignore[arg-type]
+    body = b""
     try:
         response.begin()
-        body = response.read()
-    except http.client.IncompleteRead as error:
-        raise Failed(f"the answer ended after {len(error.partial)} bytes of its body", status, head) from None
+        while part := response.read1(CHUNK):  # in parts: who promises a terabyte is not believed
+            body += part
+    except http.client.IncompleteRead:
+        raise Failed(f"the answer ended after {len(body)} bytes of its body", status, head) from None
     except Failed as error:
         error.status, error.head = status, head
         raise

@@ -105,7 +105,9 @@ def take_all(browser: Browser, empty: Console, full: Console, folder: Path) -> N
         show(browser, empty)
         browser.screenshot(folder / f"{size}-{scheme}-empty.png", whole=True)
         show(browser, full)
-        browser.screenshot(folder / f"{size}-{scheme}-full.png", whole=True)
+        if size == "narrow":
+            browser.run("document.querySelector('#right').scrollIntoView()")
+        browser.screenshot(folder / f"{size}-{scheme}-full.png")
         open_one(browser)
         browser.screenshot(folder / f"{size}-{scheme}-open.png", whole=True)
 

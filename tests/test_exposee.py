@@ -225,6 +225,8 @@ def test_url_with_a_ping_in_flight_is_not_sent_another(pair: Pair, listener: Lis
         first = pool.submit(pair.call, "GET", "/ping")
         slow.next()
         listener.next()
+        delivered = f"/deliveries?url={listener.url()}&state=delivered"
+        eventually(lambda: pair.call("GET", delivered).json()["deliveries"])
         second = pool.submit(pair.call, "GET", "/ping")
         listener.next()  # so what the second asker has sent is under way
         gate.set()

@@ -326,6 +326,13 @@ def test_chunked_bodies_are_read(client: Client, body: bytes) -> None:
     assert got["body"] == "0123456789"
 
 
+@pytest.mark.parametrize("data", [request("POST", "/ok", b"{}")[:-1], chunked(b"5\r\nhell"), chunked(b"2\r\n{}\r\n")])
+def test_a_body_cut_short_is_no_request(client: Client, data: bytes) -> None:
+    client.send(data)
+    client.sock.shutdown(socket.SHUT_WR)  # it could still read an answer
+    assert everything(client.sock) == b""
+
+
 @pytest.mark.parametrize("coding", ["gzip", "gzip, chunked", "chunked, chunked", "identity", "xchunked", ""])
 def test_other_transfer_codings_are_not_known(client: Client, coding: str) -> None:
     refused(client, chunked(b"5\r\nhello\r\n0\r\n\r\n", Transfer_Encoding=coding), 501)
@@ -336,6 +343,8 @@ def test_a_client_that_asks_first_is_told_to_go_on_or_not_to(client: Client, val
     head = request("POST", "/json", b'{"a": 1}', Expect=value).removesuffix(b'{"a": 1}')
     assert client.ask(head).status == 100
     assert client.ask(b'{"a": 1}').json() == {"a": 1}
+    assert client.ask(chunked(b"", Expect=value)).status == 100
+    assert client.ask(b"2\r\n{}\r\n0\r\n\r\n").json()["body"] == "{}"
     refused(client, request("POST", "/ok", Expect=value, Content_Length="99999999"), 413)
 
 

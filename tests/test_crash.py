@@ -1,0 +1,263 @@
+"""What a crash, a full disk or a second exposee may do to the files: real processes on a real disk."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+import pytest
+from support import NO_CONTENT, SECONDS, Client, Listener, Program, eventually, request
+from test_delivery import fields
+
+EVENT = "payment_received"
+JOURNAL = "deliveries.jsonl"
+
+
+def write_store(folder: Path, *urls: str) -> None:
+    """The webhooks, as somebody edits them by hand."""
+    (folder / "webhooks.json").write_text(json.dumps([{"url": url, "event": EVENT} for url in urls]), "utf-8")
+
+
+def trigger(data: object) -> bytes:
+    return request("POST", "/trigger", json.dumps({"event": EVENT, "data": data}).encode())
+
+
+def received(listener: Listener) -> Iterator[str]:
+    """The webhook-ids that have come so far."""
+    while not listener.requests.empty():
+        yield fields(listener.requests.get())["webhook-id"]
+
+
+# --- kill -9 ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_what_was_answered_with_202_arrives_whenever_it_is_killed(tmp_path: Path, listener: Listener) -> None:
+    """50 kills at random moments under a stream of triggers: at least once, under the id that the 202 had."""
+    write_store(tmp_path, listener.url())
+    moments, accepted = random.Random(50), list[str]()
+    arrived: Counter[str] = Counter()
+
+    def stream(port: int) -> None:
+        with suppress(OSError, EOFError, ValueError), Client(port) as client:
+            while True:
+                answer = client.ask(trigger(len(accepted)))
+                assert answer.status == 202, answer
+                accepted.append(answer.json()["id"])
+
+    options = ("exposee.py", "--port", "0", "--retry-schedule", "0.1,0.1,0.1")
+    for _ in range(50):
+        with Program(*options, cwd=tmp_path) as exposee:
+            threads = [threading.Thread(target=stream, args=(exposee.port,)) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            threading.Event().wait(moments.uniform(0.05, 0.3))
+            exposee.process.kill()
+            for thread in threads:
+                thread.join(SECONDS)
+    with Program(*options, cwd=tmp_path) as exposee:
+
+        def complete() -> bool:
+            arrived.update(received(listener))
+            return set(accepted) <= arrived.keys()
+
+        eventually(complete, "the arrival of all that was accepted")
+        assert exposee.stop() == 0
+        arrived.update(received(listener))
+    assert len(accepted) > 500
+    more = sum(arrived.values()) - len(arrived)
+    print(f"50 kills, {len(accepted):,} accepted, {len(arrived):,} arrived, {more / len(arrived):.1%} of them again")
+
+
+# --- stopping with a backlog -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("behaviour", ["hang", "503"])
+def test_a_backlog_of_10_000_outlives_sigterm(tmp_path: Path, behaviour: str) -> None:
+    with Listener() as ill:
+        ill.answer = ill.hang if behaviour == "hang" else b"HTTP/1.1 503 -\r\nContent-Length: 0\r\n\r\n"
+        urls = [ill.url(f"/{number}") for number in range(20)]
+        write_store(tmp_path, *urls)
+        options = ("exposee.py", "--port", "0", "--timeout", "60", "--retry-schedule", "4,4,4,4,4")
+        with Program(*options, cwd=tmp_path) as exposee, Client(exposee.port) as client:
+            accepted = [client.ask(trigger(number)).json()["id"] for number in range(500)]
+            began = time.monotonic()
+            assert exposee.stop(signal.SIGTERM) == 0
+            assert time.monotonic() - began < 6
+            assert "10000 deliveries wait in " in exposee.lines[-1]
+        list(received(ill))
+        ill.answer = NO_CONTENT
+        arrived: Counter[tuple[str, str]] = Counter()
+        with Program(*options, cwd=tmp_path) as exposee:
+
+            def complete() -> bool:
+                while not ill.requests.empty():
+                    sent = ill.requests.get()
+                    arrived[sent.split(b" ")[1].decode(), fields(sent)["webhook-id"]] += 1
+                return len(arrived) >= 10_000
+
+            for _ in range(3):  # eventually() waits for 10 s, and the schedule alone may take half of that
+                with suppress(AssertionError):
+                    eventually(complete)
+                    break
+            assert len(arrived) == 10_000
+            assert {name for _, name in arrived} == set(accepted)
+            assert exposee.stop() == 0
+            assert " 0 deliveries wait in " in exposee.lines[-1]
+
+
+# --- a full disk -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """A file system of 128 KiB where we may mount one."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", str(folder)], check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextmanager
+def filled(folder: Path, pid: int) -> Iterator[Callable[[], None]]:
+    """A disk that takes no byte more; what it gives makes room again."""
+    filler = folder / "filler"
+    with open(filler, "wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x")
+    yield filler.unlink
+
+
+@contextmanager
+def limited(folder: Path, pid: int) -> Iterator[Callable[[], None]]:
+    """No file may grow beyond what the journal has: the same to a process, for those who may not mount."""
+    hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, ((folder / JOURNAL).stat().st_size, hard))
+    yield lambda: resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard)) and None
+
+
+def can_mount(folder: Path) -> bool:
+    try:
+        with small_disk(folder):
+            return True
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+def test_a_full_disk_is_503_and_leaves_no_torn_line(tmp_path: Path, listener: Listener) -> None:
+    mounted = can_mount(tmp_path)
+    with small_disk(tmp_path) if mounted else nullcontext():
+        fill = filled if mounted else limited
+        write_store(tmp_path, listener.url())
+        with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee, Client(exposee.port) as client:
+            assert client.ask(trigger("before")).status == 202
+            listener.next()
+            with fill(tmp_path, exposee.process.pid) as make_room:
+                register = json.dumps({"url": listener.url("/" + "x" * 2_000), "event_types": [EVENT]}).encode()
+                for asked in (
+                    *[trigger("x" * 5_000)] * 3,
+                    *[request("POST", "/webhooks/register", register)] * 2,
+                ):
+                    answer = client.ask(asked)
+                    if answer.status != 503 and not mounted:  # a snapshot is smaller than the limit
+                        assert b"register" in asked
+                        continue
+                    assert answer.status == 503, answer
+                    assert answer.headers["retry-after"]
+                    reason = "No space left on device" if mounted else "File too large"
+                    assert reason in answer.json()["detail"]
+                assert listener.requests.empty()
+                make_room()
+            assert client.ask(trigger("after")).status == 202
+            assert client.ask(request("POST", "/webhooks/register", register)).status == 200
+            assert b"after" in listener.next()
+            eventually(lambda: b'"waiting": 0' in client.ask(request("GET", "/health")).body)
+            assert exposee.stop() == 0
+        lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
+        bodies = [json.loads(line).get("body") for line in lines if line.endswith(b"\n")]
+        assert len(bodies) == len(lines)
+        assert [body["data"] for body in bodies if body] == ["before", "after"]
+        with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee:
+            assert exposee.port and exposee.stop() == 0
+            assert " 0 deliveries wait" in exposee.lines[-1]
+            assert not any("warning" in line for line in exposee.lines)
+
+
+# --- what a start finds ----------------------------------------------------------------------------------------------
+
+
+def record(number: int, url: str) -> bytes:
+    body = {"event": EVENT, "data": number}
+    return json.dumps({"message": f"msg_{number:024}", "time": 1.5, "body": body, "urls": [url]}).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    "torn", [b'{"message": "msg_', b"\x00" * 512, b"{", b'{"a": 1}', b"\xff\n", b"[1]\n"], ids=ascii
+)
+def test_a_torn_last_line_is_one_warning_and_dropped(tmp_path: Path, listener: Listener, torn: bytes) -> None:
+    write_store(tmp_path, listener.url())
+    whole = record(1, listener.url()) + record(2, listener.url())
+    (tmp_path / JOURNAL).write_bytes(whole + torn)
+    with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee:
+        listener.next()
+        listener.next()
+        assert exposee.stop() == 0
+        warnings = [line for line in exposee.lines if "warning" in line]
+        assert len(warnings) == 1
+        assert f"{JOURNAL}, line 3: torn by a crash, dropped" in warnings[0]
+    with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee:
+        assert exposee.port and exposee.stop() == 0
+        assert not any("warning" in line for line in exposee.lines), "it was not dropped for good"
+    assert (tmp_path / JOURNAL).read_bytes().startswith(whole)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"not json\n",
+        b"\n",
+        b"[]\n",
+        b"\xff\xfe\n",
+        b'{"message": "msg_1"}\n',
+        b'{"delivery": 7}\n',
+        b'{"message": "msg_1", "time": "now", "body": 3, "urls": null}\n',
+        b"{}\n",
+    ],
+    ids=ascii,
+)
+def test_a_broken_line_in_the_middle_stops_the_start(tmp_path: Path, broken: bytes) -> None:
+    """It is one line on the terminal that names file and line, and the file is left to whoever mends it."""
+    url = "http://127.0.0.1:1/"
+    write_store(tmp_path, url)
+    content = record(1, url) + broken + record(2, url)
+    (tmp_path / JOURNAL).write_bytes(content)
+    with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee:
+        assert exposee.wait() == 2
+        assert len(exposee.lines) == 1, exposee.lines
+        assert exposee.lines[0].startswith("error: ") and f"{JOURNAL}, line 2:" in exposee.lines[0]
+    assert (tmp_path / JOURNAL).read_bytes() == content
+
+
+def test_a_second_exposee_on_one_store_does_not_start(tmp_path: Path, listener: Listener) -> None:
+    write_store(tmp_path, listener.url())
+    with Program("exposee.py", "--port", "0", cwd=tmp_path) as first, Client(first.port) as client:
+        with Program("exposee.py", "--port", "0", cwd=tmp_path) as second:
+            assert second.wait() == 2
+            assert len(second.lines) == 1 and "another exposee has it" in second.lines[0]
+        assert client.ask(trigger("the first one works on")).status == 202
+        listener.next()
+        first.process.kill()
+        first.wait()
+    with Program("exposee.py", "--port", "0", cwd=tmp_path) as third:
+        assert third.port and third.stop() == 0
