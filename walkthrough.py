@@ -328,6 +328,15 @@ class Lesson:
         """The functions as they are written in lesson.py."""
         self.page.block(title, "\n\n".join(map(inspect.getsource, functions)).rstrip().split("\n"), "python")
 
+    def show_lines(self, title: str, lines: Sequence[str]) -> None:
+        """Text that is no HTTP message."""
+        self.page.block(title, lines)
+
+    def sign_on_page(self, sign: Callable[..., str], secret: str, message_id: str, timestamp: str, body: bytes) -> None:
+        """A signature that is about to be shown: where a page replaces what was signed, it shows the one of that."""
+        real, shown = (sign(secret, i, t, body)[3:] for i, t in ((message_id, timestamp), (self.normal(message_id), NOON)))
+        self.normal.stand_ins[real] = shown
+
     def file(self, name: str) -> None:
         """A file of the exposee's, as it is on the disk now."""
         text = (self.stage.folder / name).read_text("utf-8")

@@ -77,7 +77,7 @@ class Lane:
 class Trip:
     """An attempt under way. `started` is Unix time, `began` monotonic."""
 
-    __slots__ = ("delivery", "lane", "request", "started", "began", "duration", "call", "exchange", "settled")
+    __slots__ = ("delivery", "lane", "request", "started", "began", "duration", "call", "exchange")
 
     def __init__(self, delivery: Delivery, lane: Lane) -> None:
         self.delivery, self.lane = delivery, lane
@@ -85,12 +85,6 @@ class Trip:
         self.started = self.began = self.duration = 0.0
         self.call: Call | None = None
         self.exchange: Exchange | None = None
-        self.settled = False
-
-    def end(self, exchange: Exchange | None) -> bool:
-        """Note the outcome; False when there is none yet."""
-        self.exchange, self.duration = exchange, time.monotonic() - self.began
-        return exchange is not None
 
 
 class Office(Protocol):
@@ -180,7 +174,6 @@ class Workers:
         else:
             return
         self._coming += 1
-        self.wake_overseer()
 
     def _summon_for_all(self) -> None:
         for pace, lanes in self._queues.items():
@@ -197,15 +190,10 @@ class Workers:
             self._coming -= 1
             trips = self._next(worker)
         while trips:
-            try:
-                if worker.place == QUICK:
-                    self._post_batch(worker, trips)
-                else:
-                    self._run(worker, trips[0])
-            except Exception as error:  # a bug of ours: these deliveries' problem, and nobody else's
-                for trip in trips:
-                    trip.exchange = Exchange(trip.request, b"", 0, 0, b"", b"", f"an error on our side: {error!r}")
-                self._settle([trip for trip in trips if not trip.settled])
+            if worker.place == QUICK:
+                self._post_batch(worker, trips)
+            else:
+                self._run(worker, trips[0])
             with self._lock:
                 self._busy[worker.place] -= 1
                 trips = self._next(worker)
@@ -217,6 +205,7 @@ class Workers:
             trips = self._pick(worker)
             if trips:
                 self._summon_for_all()  # each who finds work sees that what is left has somebody, too
+                self.wake_overseer()
                 return trips
             self._idle.append(worker)
             self._lock.release()
@@ -273,7 +262,7 @@ class Workers:
 
     def _give_back(self, trips: list[Trip]) -> None:
         for trip in reversed(trips):
-            trip.delivery.state, trip.settled = PENDING, True
+            trip.delivery.state = PENDING
             trip.lane.under_way -= 1
             self.under_way -= 1
             trip.lane.urgent.insert(0, trip.delivery)  # it has waited before
@@ -284,50 +273,59 @@ class Workers:
     def _post_batch(self, worker: _Worker, trips: list[Trip]) -> None:
         """Post all, then look for the answers."""
         for trip in trips:
-            self._compose(trip)
-            trip.call = self._transport.post(trip.lane.url, trip.request, self._timeout)
+            self._try(trip, self._post)
         until = time.monotonic() + PATIENCE
-        answered: list[Trip] = []
-        late: list[Trip] = []
         for trip in trips:
             if trip.call:
                 # who stands behind a late one is looked at late: up to PATIENCE of its duration is not its own
-                exchange = self._transport.look(trip.call, until - time.monotonic())
-                (answered if trip.end(exchange) else late).append(trip)
-        self._settle(answered)
+                self._try(trip, lambda trip: trip.call and self._transport.look(trip.call, until - time.monotonic()))
+        self._settle([trip for trip in trips if trip.exchange])
+        late = [trip for trip in trips if trip.call and not trip.exchange]
         if late:
             with self._lock:
                 self._late.extend(late)
                 self._summon(LATE)
-        for number, trip in enumerate(trips):
-            if trip.call is None:  # there is no connection yet: to open one may take its time
-                if worker.place != QUICK:  # and has, for the one before this
-                    with self._lock:
-                        self._give_back([trip for trip in trips[number:] if trip.call is None])
-                    break
-                self._run(worker, trip)
+        unsent = [trip for trip in trips if not trip.call and not trip.exchange]
+        while unsent and worker.place == QUICK:  # there is no connection yet: to open one may take its time
+            self._run(worker, unsent.pop(0))
+        if unsent:  # it took its time, and the place is gone
+            with self._lock:
+                self._give_back(unsent)
+
+    def _post(self, trip: Trip) -> None:
+        self._compose(trip)
+        trip.call = self._transport.post(trip.lane.url, trip.request, self._timeout)
 
     def _run(self, worker: _Worker, trip: Trip) -> None:
         """One attempt from its beginning, or from where a quick worker left it, to its end."""
         worker.began = time.monotonic()
-        if trip.call:
-            trip.end(self._transport.finish(trip.call))
-        else:
-            self._compose(trip)
-            trip.end(self._transport.send(trip.lane.url, trip.request, self._timeout))
+        self._try(trip, self._send)
         worker.began = 0.0
         self._settle([trip])
+
+    def _send(self, trip: Trip) -> Exchange:
+        if trip.call:
+            return self._transport.finish(trip.call)
+        self._compose(trip)
+        return self._transport.send(trip.lane.url, trip.request, self._timeout)
 
     def _compose(self, trip: Trip) -> None:
         trip.started, trip.began = self._clock(), time.monotonic()
         trip.request = self._office.compose(trip.delivery, trip.lane, int(trip.started))
+
+    def _try(self, trip: Trip, step: Callable[[Trip], Exchange | None]) -> None:
+        """Do a step of an attempt. An error of ours is this delivery's problem, and nobody else's."""
+        try:
+            trip.exchange = step(trip)
+        except Exception as error:
+            trip.exchange = Exchange(trip.request, b"", 0, 0, b"", b"", f"an error on our side: {error!r}")
+        trip.duration = time.monotonic() - trip.began
 
     def _settle(self, trips: list[Trip]) -> None:
         for trip in trips:
             self._office.before_settle(trip)
         with self._lock:
             for trip in trips:
-                trip.settled = True
                 self.under_way -= 1
                 self._office.settle(trip)
                 self.queue(trip.lane)

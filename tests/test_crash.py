@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -29,6 +30,13 @@ def write_store(folder: Path, *urls: str) -> None:
 
 def trigger(data: object) -> bytes:
     return request("POST", "/trigger", json.dumps({"event": EVENT, "data": data}).encode())
+
+
+def port_of(exposee: Program) -> int:
+    """The port it says that it has; lines about deliveries have other ports."""
+    found = re.search(r"Exposee on http://127\.0\.0\.1:(\d+)", exposee.wait_for("Exposee on "))
+    assert found
+    return int(found[1])
 
 
 def received(listener: Listener) -> Iterator[str]:
@@ -57,7 +65,7 @@ def test_what_was_answered_with_202_arrives_whenever_it_is_killed(tmp_path: Path
     options = ("exposee.py", "--port", "0", "--retry-schedule", "0.1,0.1,0.1")
     for _ in range(50):
         with Program(*options, cwd=tmp_path) as exposee:
-            threads = [threading.Thread(target=stream, args=(exposee.port,)) for _ in range(3)]
+            threads = [threading.Thread(target=stream, args=(port_of(exposee),)) for _ in range(3)]
             for thread in threads:
                 thread.start()
             threading.Event().wait(moments.uniform(0.05, 0.3))
@@ -78,6 +86,17 @@ def test_what_was_answered_with_202_arrives_whenever_it_is_killed(tmp_path: Path
     print(f"50 kills, {len(accepted):,} accepted, {len(arrived):,} arrived, {more / len(arrived):.1%} of them again")
 
 
+def test_the_first_line_is_the_url_whatever_waits(tmp_path: Path, listener: Listener) -> None:
+    """A start with a backlog delivers at once, and says so, but not before it has said where it is."""
+    write_store(tmp_path, *(listener.url(f"/{number}") for number in range(50)))
+    (tmp_path / JOURNAL).write_bytes(b"".join(record(number, listener.url("/1")) for number in range(500)))
+    for _ in range(3):
+        with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee:
+            exposee.wait_for(", delivered")
+            assert exposee.lines[0].startswith("Exposee on http://127.0.0.1:")
+            exposee.process.kill()
+
+
 # --- stopping with a backlog -----------------------------------------------------------------------------------------
 
 
@@ -89,7 +108,7 @@ def test_a_backlog_of_10_000_outlives_sigterm(tmp_path: Path, behaviour: str) ->
         urls = [ill.url(f"/{number}") for number in range(20)]
         write_store(tmp_path, *urls)
         options = ("exposee.py", "--port", "0", "--timeout", "60", "--retry-schedule", "4,4,4,4,4")
-        with Program(*options, cwd=tmp_path) as exposee, Client(exposee.port) as client:
+        with Program(*options, cwd=tmp_path) as exposee, Client(port_of(exposee)) as client:
             accepted = [client.ask(trigger(number)).json()["id"] for number in range(500)]
             began = time.monotonic()
             assert exposee.stop(signal.SIGTERM) == 0
@@ -160,7 +179,7 @@ def test_a_full_disk_is_503_and_leaves_no_torn_line(tmp_path: Path, listener: Li
     with small_disk(tmp_path) if mounted else nullcontext():
         fill = filled if mounted else limited
         write_store(tmp_path, listener.url())
-        with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee, Client(exposee.port) as client:
+        with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee, Client(port_of(exposee)) as client:
             assert client.ask(trigger("before")).status == 202
             listener.next()
             with fill(tmp_path, exposee.process.pid) as make_room:
@@ -189,7 +208,7 @@ def test_a_full_disk_is_503_and_leaves_no_torn_line(tmp_path: Path, listener: Li
         assert len(bodies) == len(lines)
         assert [body["data"] for body in bodies if body] == ["before", "after"]
         with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee:
-            assert exposee.port and exposee.stop() == 0
+            assert port_of(exposee) and exposee.stop() == 0
             assert " 0 deliveries wait" in exposee.lines[-1]
             assert not any("warning" in line for line in exposee.lines)
 
@@ -217,7 +236,7 @@ def test_a_torn_last_line_is_one_warning_and_dropped(tmp_path: Path, listener: L
         assert len(warnings) == 1
         assert f"{JOURNAL}, line 3: torn by a crash, dropped" in warnings[0]
     with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee:
-        assert exposee.port and exposee.stop() == 0
+        assert port_of(exposee) and exposee.stop() == 0
         assert not any("warning" in line for line in exposee.lines), "it was not dropped for good"
     assert (tmp_path / JOURNAL).read_bytes().startswith(whole)
 
@@ -251,7 +270,7 @@ def test_a_broken_line_in_the_middle_stops_the_start(tmp_path: Path, broken: byt
 
 def test_a_second_exposee_on_one_store_does_not_start(tmp_path: Path, listener: Listener) -> None:
     write_store(tmp_path, listener.url())
-    with Program("exposee.py", "--port", "0", cwd=tmp_path) as first, Client(first.port) as client:
+    with Program("exposee.py", "--port", "0", cwd=tmp_path) as first, Client(port_of(first)) as client:
         with Program("exposee.py", "--port", "0", cwd=tmp_path) as second:
             assert second.wait() == 2
             assert len(second.lines) == 1 and "another exposee has it" in second.lines[0]
@@ -260,4 +279,4 @@ def test_a_second_exposee_on_one_store_does_not_start(tmp_path: Path, listener: 
         first.process.kill()
         first.wait()
     with Program("exposee.py", "--port", "0", cwd=tmp_path) as third:
-        assert third.port and third.stop() == 0
+        assert port_of(third) and third.stop() == 0

@@ -64,13 +64,13 @@ def post(port: int, body: Any, query: str = "", **fields: str) -> Response:
         return client.ask(request("POST", PATH + query, data, **fields))
 
 
-# --- what it answers and prints ------------------------------------------------------------------------------
+# --- what it answers and prints -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "payload, printed",
     [
-        ({"event": "payment_received", "data": {"a": [1, None]}}, '{"event": "payment_received", "data": {"a": [1, null]}}'),
+        ({"event": "e", "data": {"a": [1, None]}}, '{"event": "e", "data": {"a": [1, null]}}'),
         ({"event": "ping", "data": "Ping from Exposee"}, '{"event": "ping", "data": "Ping from Exposee"}'),
         ("é 漢", '"é 漢"'),
         (0, "0"),
@@ -128,7 +128,7 @@ def test_the_ids_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch, capsys:
         assert "duplicate" in capsys.readouterr().out
 
 
-# --- misbehaviour on request ---------------------------------------------------------------------------------------
+# --- misbehaviour on request ----------------------------------------------------------------------------------
 
 
 def send(port: int, query: str, seconds: float = SECONDS, **fields: str) -> Any:
@@ -174,19 +174,19 @@ def test_a_status_can_say_when_to_come_again(port: int) -> None:
     assert answer.status == 503 and "x-injected" not in answer.headers
 
 
-@pytest.mark.parametrize("query", ["respond=503&times=2", "times=2&respond=500", "respond=reset&times=2", "respond=half&times=2"])
+@pytest.mark.parametrize("query", ["respond=503&times=2", "times=2&respond=500", "respond=reset&times=2"])
 def test_after_so_many_times_it_is_well(query: str, port: int) -> None:
     outcomes = [send(port, "?" + query) for _ in range(4)]
     assert [outcome.error is None and outcome.status == 204 for outcome in outcomes] == [False, False, True, True]
 
 
-@pytest.mark.parametrize("name", ["nonsense", "", "99", "100", "101", "600", "299", "20", "2000", "%C2%B2%C2%B3%C2%B3", "503.0", "-1"])
+@pytest.mark.parametrize("name", ["nonsense", "", "99", "100", "101", "600", "299", "20", "2000", "%C2%B200", "503.0"])
 def test_unknown_misbehaviour_is_refused(name: str, port: int) -> None:
     answer = post(port, 1, f"?respond={name}")
     assert answer.status == 422 and "hang" in answer.json()["detail"]
 
 
-# --- signatures ---------------------------------------------------------------------------------------------------
+# --- signatures -----------------------------------------------------------------------------------------------
 
 
 def signature(key: bytes, data: bytes) -> str:
@@ -259,7 +259,7 @@ def test_a_field_that_is_missing_does_not_verify(name: str) -> None:
     assert not check.good
 
 
-@pytest.mark.parametrize("secret", ["x", "whsec_", "whsec_!", "whsec_é", "\udcff", "whsec_\udcff", SECRET[6:], SECRET + "A"])
+@pytest.mark.parametrize("secret", ["x", "whsec_", "whsec_!", "whsec_é", "\udcff", "whsec_\udcff", SECRET[6:], SECRET + "A"], ids=ascii)
 @pytest.mark.parametrize("headers", [STANDARD, {"x-hub-signature-256": GITHUB_SIGNATURE}])
 def test_another_secret_does_not_verify_and_does_not_raise(secret: str, headers: dict[str, str]) -> None:
     assert not verify(secret, headers, BODY, TIME).good
@@ -302,7 +302,7 @@ MISTAKES: list[tuple[str, bytes, dict[str, str]]] = [
     ("base64 was written", BODY, {"x-hub-signature-256": "sha256=" + signature(SECRET.encode(), BODY)}),
     ("GitHub takes as text", BODY, {"x-hub-signature-256": "sha256=" + hexadecimal(KEY, BODY)}),
     ("sha256= is missing", BODY, {"x-hub-signature-256": hexadecimal(SECRET.encode(), BODY)}),
-    ("spaces left out", BODY, {"x-hub-signature-256": "sha256=" + hexadecimal(SECRET.encode(), BODY.replace(b" ", b""))}),
+    ("spaces left out", BODY, {"x-hub-signature-256": "sha256=" + hexadecimal(SECRET.encode(), BODY[:8] + BODY[9:])}),
     ("another secret, or another body", BODY, {"x-hub-signature-256": GITHUB_SIGNATURE}),
     ("no webhook-signature and no X-Hub-Signature-256", BODY, {"webhook-id": ID, "webhook-timestamp": str(TIME)}),
 ]  # fmt: skip
@@ -338,7 +338,8 @@ def test_a_refusal_shows_what_was_signed_and_both_digests(headers: dict[str, str
 
 
 def test_a_good_signature_is_said_to_be_good(verifying: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert post(verifying, BODY, "", **{name.replace("-", "_"): value for name, value in STANDARD.items()}).status == 204
+    fields = {name.replace("-", "_"): value for name, value in STANDARD.items()}
+    assert post(verifying, BODY, "", **fields).status == 204
     assert "(signature verified)" in capsys.readouterr().out
 
 
@@ -351,7 +352,7 @@ def test_what_was_refused_is_not_remembered(verifying: int, capsys: pytest.Captu
     assert "duplicate" not in capsys.readouterr().out
 
 
-# --- the program -------------------------------------------------------------------------------------------------
+# --- the program ----------------------------------------------------------------------------------------------
 
 
 def free_port() -> int:
@@ -401,9 +402,7 @@ def test_a_ping_is_answered_before_it_is_confirmed_and_nothing_else_is_confirmed
 
 def test_a_ping_back_that_fails_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     confirm_ping(f"http://127.0.0.1:{free_port()}", "http://localhost/")
-    out: list[str] = []
-    eventually(lambda: out.append(capsys.readouterr().out) or "refused" in "".join(out), "the line")
-    assert "".join(out).startswith("Ping-back Response: connection refused")
+    assert eventually(lambda: capsys.readouterr().out).startswith("Ping-back Response: connection refused")
 
 
 def test_a_new_secret_is_one_that_the_exposee_takes(capsys: pytest.CaptureFixture[str]) -> None:

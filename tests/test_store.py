@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import re
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -367,6 +367,7 @@ def test_a_full_disk_is_a_503_and_changes_nothing(
     with Pair(tmp_path, fsync=disk) as pair:
         for entry in (C, A):
             pair.register(entry["url"], entry["event"])
+        ask: tuple[str, str, Any]
         if what == "register":
             ask = ("POST", "/webhooks/register", {"url": B["url"], "event_types": [B["event"]], "secret": SECRETS[0]})
         else:
@@ -630,7 +631,7 @@ def test_a_torn_last_line_is_dropped_with_one_warning(tail: bytes, tmp_path: Pat
     assert numbers(path) == [1, 2, 4]
 
 
-@pytest.mark.parametrize("broken", [b"nonsense\n", b"[]\n", b"1\n", b"\n", b'{"a": 1\n', b"\xff\n", b"[" * 100_000 + b"\n"])
+@pytest.mark.parametrize("broken", [b"nonsense\n", b"[]\n", b"1\n", b"\n", b'{"a": 1\n', b"\xff\n", b"[" * 9_999 + b"\n"])
 def test_a_broken_line_elsewhere_stops_the_start_and_is_left_alone(broken: bytes, tmp_path: Path) -> None:
     path = tmp_path / "deliveries.jsonl"
     path.write_bytes(data := record(1) + broken + record(2))
@@ -684,10 +685,12 @@ def test_what_could_not_be_cut_off_at_once_is_cut_off_later(
 
 def test_a_disk_that_is_really_full_tears_no_line(small_disk: Path) -> None:
     path = small_disk / "deliveries.jsonl"
-    journal, accepted, noted = Journal(path), [], []
+    journal = Journal(path)
+    accepted: list[int] = []
+    noted: list[int] = []
     with pytest.raises(StoreError, match="No space left on device"):
         for number in range(1_000):
-            journal.commit(record(number, 1_000), lambda number=number: accepted.append(number))
+            journal.commit(record(number, 1_000), functools.partial(accepted.append, number))
     assert numbers(path) == accepted and 20 < len(accepted) < 40
     for number in range(2_000, 2_010):
         journal.note(record(number, 1_000))

@@ -278,7 +278,9 @@ def test_a_faulty_answer_is_a_failure_with_a_reason(
 
 
 @pytest.mark.parametrize(
-    "answer, status, error", [*((a, s, None) for a, s, _, _ in ANSWERS.values()), *FAULTS.values()], ids=[*ANSWERS, *FAULTS]
+    "answer, status, error",
+    [*((answer, status, None) for answer, status, _, _ in ANSWERS.values()), *FAULTS.values()],
+    ids=[*ANSWERS, *FAULTS],
 )
 def test_in_two_steps_the_outcome_is_the_same(
     answer: bytes | Behaviour, status: int, error: str | None, transport: Transport, listener: Listener

@@ -1,0 +1,268 @@
+"""The integrator's script: what it sends, what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import gc
+import json
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import Listener, Pair, Program
+
+from register_webhook import main
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+MINE = "http://localhost:8080/webhook-receiver"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the variables that the script looks at."""
+    for name in ("EXPOSEE_URL", "WEBHOOK_URL", "WEBHOOK_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Ran:
+    """What the script did with these arguments."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], *argv: str) -> None:
+        try:
+            self.code: object = main(argv)
+        except SystemExit as ended:
+            self.code = ended.code
+        gc.collect()  # a socket that was left open is this test's failure, and not that of a later one
+        self.out, self.err = capsys.readouterr()
+
+
+def answer(value: Any, status: str = "200 OK") -> bytes:
+    body = json.dumps(value).encode()
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def sent(listener: Listener) -> tuple[str, Any, bytes]:
+    """(method and path, body, head) of the next request."""
+    head, _, body = listener.next().partition(b"\r\n\r\n")
+    return head.split(b" HTTP/")[0].decode(), json.loads(body) if body else None, head
+
+
+# --- what it sends --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "argv, line, body",
+    [
+        ([], "POST /webhooks/register", {"url": MINE, "event_types": ["payment_received"]}),
+        (["--url", "https://h/é"], "POST /webhooks/register", {"url": "https://h/é", "event_types": ["payment_received"]}),
+        (["--events", "a,b"], "POST /webhooks/register", {"url": MINE, "event_types": ["a", "b"]}),
+        (["--events", "a", "--secret", SECRET], "POST /webhooks/register",
+         {"url": MINE, "event_types": ["a"], "secret": SECRET}),
+        (["--unregister"], "DELETE /webhooks/unregister", {"url": MINE, "event": "payment_received"}),
+        (["--unregister", "--secret", SECRET, "--events", "a"], "DELETE /webhooks/unregister",
+         {"url": MINE, "event": "a", "secret": SECRET}),
+        (["--ping"], "GET /ping", None),
+        (["--ping-back", "--url", "http://h/"], "POST /webhooks/ping-back", {"url": "http://h/"}),
+    ],
+)  # fmt: skip
+def test_each_option_sends_its_request(
+    argv: list[str], line: str, body: Any, listener: Listener, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listener.answer = answer({"message": "done"})
+    ran = Ran(capsys, "--exposee", listener.url("/"), *argv)
+    assert (ran.code, ran.err) == (0, "") and ran.out.endswith(' Response: 200 {"message": "done"}\n')
+    request_line, request_body, head = sent(listener)
+    assert (request_line, request_body) == (line, body)
+    assert (b"Content-Type: application/json" in head) == (body is not None)
+    assert b"Bypass-Tunnel-Reminder: 1" in head and listener.requests.empty()
+
+
+def test_each_event_is_unregistered_by_itself(listener: Listener, capsys: pytest.CaptureFixture[str]) -> None:
+    listener.answer = answer({"message": "1 webhook(s) unregistered"})
+    ran = Ran(capsys, "--exposee", listener.url(""), "--unregister", "--events", "a,b")
+    assert [sent(listener)[1]["event"] for _ in range(2)] == ["a", "b"] and ran.code == 0
+    assert ran.out == 'Unregister Response: 200 {"message": "1 webhook(s) unregistered"}\n' * 2
+
+
+def test_the_path_of_the_exposee_is_kept(listener: Listener, capsys: pytest.CaptureFixture[str]) -> None:
+    Ran(capsys, "--exposee", listener.url("/behind/a/proxy/"), "--ping")
+    assert sent(listener)[0] == "GET /behind/a/proxy/ping"
+
+
+def test_the_environment_says_what_options_do_not(
+    listener: Listener, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXPOSEE_URL", listener.url(""))
+    monkeypatch.setenv("WEBHOOK_URL", "http://environment/")
+    monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
+    Ran(capsys)
+    assert sent(listener)[1] == {"url": "http://environment/", "event_types": ["payment_received"], "secret": SECRET}
+    Ran(capsys, "--url", "http://option/", "--secret", "whsec_other")
+    assert sent(listener)[1] == {"url": "http://option/", "event_types": ["payment_received"], "secret": "whsec_other"}
+
+
+# --- with an exposee ------------------------------------------------------------------------------------------
+
+
+def test_the_script_and_the_exposee_understand_each_other(
+    pair: Pair, listener: Listener, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = ("--exposee", pair.url, "--url", listener.url(), "--events", "payment_received,invoice_completed")
+    ran = Ran(capsys, *here, "--secret", SECRET)
+    assert ran.out == 'Register Response: 200 {"message": "Webhook registered for: payment_received, invoice_completed"}\n'
+    assert pair.store.secret(listener.url()) == SECRET
+
+    ran = Ran(capsys, *here, "--ping-back")
+    assert (ran.code, ran.out) == (1, "") and ran.err.startswith("Ping-back failed: 409 there is no ping")
+    ran = Ran(capsys, *here, "--ping")
+    assert ran.code == 0 and ran.out.startswith('Ping Response: 200 {"message": "Ping delivered to 1 of 1 webhook(s)"')
+    ran = Ran(capsys, *here, "--ping-back")
+    assert (ran.code, ran.out) == (0, 'Ping-back Response: 200 {"event": "ping", "data": "Ping from Exposee"}\n')
+
+    ran = Ran(capsys, *here, "--unregister")
+    assert ran.out == 'Unregister Response: 200 {"message": "1 webhook(s) unregistered"}\n' * 2
+    ran = Ran(capsys, *here, "--unregister")
+    assert (ran.code, ran.out, ran.err) == (1, "", "Unregister failed: 404 0 webhook(s) unregistered\n")
+    assert pair.store.webhooks() == []
+
+
+@pytest.mark.parametrize(
+    "argv, detail",
+    [
+        (["--events", "nonsense"], "422 event_types has"),
+        (["--events", ""], "422 event_types has"),
+        (["--secret", "whsec_short"], "422 secret is not"),
+        (["--url", "http://user:password@h/"], "422 url has credentials"),
+        (["--url", "http://169.254.169.254/"], "403 "),
+    ],
+)
+def test_a_refusal_is_said_in_one_line(
+    argv: list[str], detail: str, pair: Pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = Ran(capsys, "--exposee", pair.url, *argv)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith(f"Registration failed: {detail}") and ran.err.count("\n") == 1
+    assert "password" not in ran.err and "whsec_short" not in ran.err
+
+
+# --- when it goes wrong ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (b"SSH-2.0-OpenSSH_9.9\r\n\r\n", "the answer is not HTTP/1.x"),
+        (answer({"detail": "no\x1b[2J\nline"}, "400 Bad"), "400 no\\x1b[2J\\nline"),
+        (answer({"error": "no detail"}, "500 Oh No"), '500 {"error": "no detail"}'),
+        (answer("detail", "500 Oh No"), '500 "detail"'),
+        (b"HTTP/1.1 502 Bad\r\nContent-Length: 15\r\n\r\n<html>\r\n\xff</html>"[:-1], "502 <html>\\r\\n"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", "302 "),
+    ],
+)
+def test_another_answer_is_a_failure_in_one_line(
+    data: bytes, reason: str, listener: Listener, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listener.answer = data
+    ran = Ran(capsys, "--exposee", listener.url(""))
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("Registration failed: " + reason) and ran.err[:-1].isprintable()
+    assert ran.err.endswith("\n")
+
+
+def test_after_a_failure_nothing_more_is_sent(listener: Listener, capsys: pytest.CaptureFixture[str]) -> None:
+    listener.answer = answer({"detail": "no"}, "404 Not Found")
+    assert Ran(capsys, "--exposee", listener.url(""), "--unregister", "--events", "a,b,c").code == 1
+    assert listener.requests.qsize() == 1
+
+
+def test_a_refused_connection_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    ran = Ran(capsys, "--exposee", f"http://127.0.0.1:{port}")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("Registration failed: connection refused") and ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--exposee", "localhost:3000"],
+        ["--exposee", "ftp://h/"],
+        ["--exposee", "http://[::1"],
+        ["--exposee", "http://localhost:99999"],
+        ["--url", "nonsense"],
+        ["--url", ""],
+        ["--ping", "--unregister"],
+        ["--ping-back", "--ping"],
+        ["--nonsense"],
+        ["positional"],
+        ["--events"],
+    ],
+)
+def test_an_option_that_makes_no_sense_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, *argv)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("error: ") and ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["EXPOSEE_URL", "WEBHOOK_URL"])
+def test_a_variable_that_makes_no_sense_ends_with_2(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "nonsense")
+    ran = Ran(capsys)
+    assert (ran.code, ran.out) == (2, "") and ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--exposee", "http://bücher.localhost:1/"],
+        ["--exposee", "http://127.0.0.1:1/ü"],
+        ["--exposee", "http://127.0.0.1:1/\udcff"],
+        ["--url", "http://h/\udcff"],
+        ["--events", "\udcff"],
+        ["--secret", "\udcff"],
+    ],
+)
+def test_characters_that_cannot_be_sent_are_no_traceback(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "--exposee", "http://127.0.0.1:1", *argv)
+    assert ran.code in (1, 2) and ran.out == ""
+    assert ran.err.count("\n") == 1
+
+
+# --- as a program ---------------------------------------------------------------------------------------------
+
+
+def test_raw_shows_the_bytes_without_the_secret(listener: Listener, capsys: pytest.CaptureFixture[str]) -> None:
+    listener.answer = answer({"message": "done"})
+    ran = Ran(capsys, "--exposee", listener.url(""), "--secret", SECRET, "--raw")
+    lines = ran.out.splitlines()
+    assert ran.code == 0 and lines[0] == f"--- POST {listener.url('/webhooks/register')}"
+    assert lines[1:3] == ["> POST /webhooks/register HTTP/1.1", f"> Host: 127.0.0.1:{listener.port}"]
+    assert f'> {{"url": "{MINE}", "event_types": ["payment_received"], "secret": "***"}}' in lines
+    assert "< HTTP/1.1 200 OK" in lines and '< {"message": "done"}' in lines
+    assert lines[-1] == 'Register Response: 200 {"message": "done"}'
+    assert SECRET not in ran.out and SECRET[6:] not in ran.out
+    assert sent(listener)[1]["secret"] == SECRET
+
+
+def test_raw_shows_the_bytes_of_a_failure_too(listener: Listener, capsys: pytest.CaptureFixture[str]) -> None:
+    listener.answer = b"SSH-2.0-OpenSSH_9.9\r\n\r\n"
+    ran = Ran(capsys, "--exposee", listener.url(""), "--raw")
+    assert ran.code == 1 and "< SSH-2.0-OpenSSH_9.9" in ran.out
+
+
+def test_exit_codes_and_streams_of_the_program(tmp_path: Path, listener: Listener) -> None:
+    listener.answer = answer({"detail": "no"}, "422 No")
+    with Program("register_webhook.py", "--exposee", listener.url(""), cwd=tmp_path) as program:
+        assert program.wait() == 1 and program.lines == ["Registration failed: 422 no"]
+
+
+def test_ctrl_c_ends_it_with_0(tmp_path: Path, listener: Listener) -> None:
+    listener.answer = listener.hang
+    with Program("register_webhook.py", "--exposee", listener.url(""), cwd=tmp_path) as program:
+        listener.next()
+        assert program.stop(signal.SIGINT) == 0
+        assert program.lines == ["Stopped"]
