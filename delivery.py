@@ -48,7 +48,7 @@ from messages import (
     message_record,
     sign,
 )
-from store import Journal, WebhookStore
+from store import Journal, StoreError, WebhookStore
 from transport import Exchange, Transport, retry_after
 from workers import PATIENCE, QUICK_PLACES, Lane, Trip, Workers
 
@@ -548,8 +548,13 @@ class PostOffice:
 
     def _resume(self) -> None:
         """Read the journal: remember what is finished, take up what is not."""
-        for record in self._journal.read():
-            self._replay(record)
+        for line, record in enumerate(self._journal.read(), 1):
+            try:
+                self._replay(record)
+            except (KeyError, TypeError, ValueError, AttributeError):
+                raise StoreError(
+                    f"{self._journal.path}, line {line}: not a record of ours; mend it, or move the file"
+                ) from None
         for message in list(self._messages.values()):
             for delivery in message.deliveries:
                 if delivery is None or delivery.state not in OPEN:

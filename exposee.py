@@ -395,8 +395,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if journal.warning:
         print(f"warning: {journal.warning}", file=sys.stderr)
     stop_on_signals(server)
-    office.start()
     print(f"Exposee on {server.url}, Ctrl-C stops it", flush=True)
+    office.start()
     server.run()
     waiting = office.close()
     printer.close()

@@ -153,7 +153,7 @@ def _verify_standard(secret: str, headers: Mapping[str, str], body: bytes, now: 
         return Check(False, ["webhook-signature: our secret is not whsec_ and base64, so it cannot be checked"])
     if not re.fullmatch("[0-9]{1,12}", timestamp) or not message_id:
         return Check(False, ["webhook-signature: webhook-id or webhook-timestamp is missing or malformed"])
-    signed = f"{message_id}.{timestamp}.".encode("latin-1") + body
+    signed = f"{message_id}.{timestamp}.".encode("latin-1", "replace") + body
     expected = _base64(_hmac(key, signed))
     given = [part[3:] for part in headers["webhook-signature"].split(" ") if part.startswith("v1,")]
     if not any(_same(candidate, expected) for candidate in given):
@@ -171,10 +171,10 @@ def _verify_standard(secret: str, headers: Mapping[str, str], body: bytes, now: 
 
 def _verify_github(secret: str, header: str, body: bytes) -> Check:
     """GitHub: sha256= and hex(HMAC-SHA256(the secret as text, body))."""
-    expected = "sha256=" + _hmac(secret.encode(), body).hex()
+    expected = "sha256=" + _hmac(_text_key(secret), body).hex()
     if _same(header, expected):
         return Check(True, [])
-    key = secret.encode()
+    key = _text_key(secret)
     reasons = [
         f"X-Hub-Signature-256: signed were the {len(body)} bytes of the body: {body[:200]!r}",
         f"with a key of {len(key)} bytes (the secret as text): {expected}",
@@ -192,14 +192,14 @@ def _verify_github(secret: str, header: str, body: bytes) -> Check:
 def _standard_mistakes(
     secret: str, key: bytes, message_id: str, timestamp: str, body: bytes, given: list[str]
 ) -> Iterator[str]:
-    prefix = f"{message_id}.{timestamp}.".encode("latin-1")
+    prefix = f"{message_id}.{timestamp}.".encode("latin-1", "replace")
     signed = prefix + body
     mistakes = {
-        "whsec_ was not stripped: the sender's key was the secret as text": _base64(_hmac(secret.encode(), signed)),
-        "the base64 after whsec_ was not decoded": _base64(_hmac(secret[6:].encode(), signed)),
+        "whsec_ was not stripped: the sender's key was the secret as text": _base64(_hmac(_text_key(secret), signed)),
+        "the base64 after whsec_ was not decoded": _base64(_hmac(_text_key(secret[6:]), signed)),
         "hex was written where Standard Webhooks has base64": _hmac(key, signed).hex(),
         "only the body was signed, as in GitHub's dialect": _base64(_hmac(key, body)),
-        "it is GitHub's dialect: hex over the body, the secret as text": _hmac(secret.encode(), body).hex(),
+        "it is GitHub's dialect: hex over the body, the secret as text": _hmac(_text_key(secret), body).hex(),
         **{why: _base64(_hmac(key, prefix + other)) for why, other in _reserialised(body)},
     }
     if not given:
@@ -230,6 +230,10 @@ def _key(secret: str) -> bytes | None:
         return base64.b64decode(secret[6:], validate=True) if secret.startswith("whsec_") else None
     except ValueError:
         return None
+
+
+def _text_key(secret: str) -> bytes:
+    return secret.encode("utf-8", "surrogateescape")  # as an argument that is not UTF-8 was typed
 
 
 def _hmac(key: bytes, data: bytes) -> bytes:

@@ -48,9 +48,8 @@ def failure(exchange: Exchange) -> str | None:
     return f"{exchange.status} {detail}"
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, transport: Transport) -> int:
     """Send the requests, one after the other, until one fails."""
-    transport = Transport()
     for title, method, path, body in calls(options):
         url = options.exposee.rstrip("/") + path
         exchange = transport.send(url, request_json(method, url, body), SECONDS)
@@ -66,16 +65,16 @@ def run(options: argparse.Namespace) -> int:
             return 1
         answer = exchange.body.decode("utf-8", "replace").strip()
         print(f"{title} Response: {exchange.status} {terminal.printable(answer)}")
-    transport.close()
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     options = terminal.Parser("Register a webhook receiver at an exposee.")
     add, env = options.add_argument, os.environ
-    add("--exposee", type=terminal.web_url, default=env.get("EXPOSEE_URL", "http://localhost:3000"), help="or EXPOSEE_URL")
-    mine = "http://localhost:8080/webhook-receiver"
-    add("--url", type=terminal.web_url, default=env.get("WEBHOOK_URL", mine), help="the receiver's URL; or WEBHOOK_URL")
+    theirs = env.get("EXPOSEE_URL", "http://localhost:3000")
+    mine = env.get("WEBHOOK_URL", "http://localhost:8080/webhook-receiver")
+    add("--exposee", type=terminal.web_url, default=theirs, help="the exposee's URL; or EXPOSEE_URL")
+    add("--url", type=terminal.web_url, default=mine, help="the receiver's URL; or WEBHOOK_URL")
     add("--events", type=lambda text: text.split(","), default="payment_received", help="event types, by commas")
     add("--secret", help="whsec_…, to have deliveries signed; or WEBHOOK_SECRET, which ps does not show")
     what = options.add_mutually_exclusive_group()
@@ -90,11 +89,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     terminal.set_up()
     options = parser().parse_args(argv)
     options.secret = options.secret or os.environ.get("WEBHOOK_SECRET")
+    transport = Transport()
     try:
-        return run(options)
+        return run(options, transport)
     except KeyboardInterrupt:
         print("Stopped")
         return 0
+    finally:
+        transport.close()
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def web_url(text: str) -> str:
     """An http or https URL for a command line."""
     try:
         parts = urllib.parse.urlsplit(text)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is none
         good = False
     if not good:

@@ -59,12 +59,12 @@ def request_head(method: str, url: str) -> bytes:
     """The request line and the Host field for `url`: the part of a request that depends on nothing else."""
     parts = urllib.parse.urlsplit(url)
     target = (parts.path or "/") + ("?" + parts.query if parts.query else "")
-    return f"{method} {target} HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode("ascii")
+    return f"{method} {target} HTTP/1.1\r\nHost: {parts.netloc}\r\n".encode("ascii", "backslashreplace")
 
 
 def request_json(method: str, url: str, value: Any = None) -> bytes:
     """A whole request with `value` as its JSON body (none without): what a script sends."""
-    body = b"" if value is None else json.dumps(value, ensure_ascii=False).encode()
+    body = b"" if value is None else json.dumps(value).encode()
     fields = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
     fields += "Bypass-Tunnel-Reminder: 1\r\nUser-Agent: integrator/1.0\r\nAccept: application/json\r\n\r\n"
     return request_head(method, url) + fields.encode() + body

@@ -29,15 +29,16 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import terminal
-from lesson import CHAPTERS, INTRODUCTION, ON_THIS_PAGE, Chapter, request, talk
+from lesson import CHAPTERS, INTRODUCTION, LIVE, ON_THIS_PAGE, Chapter, request, talk
 
 SECONDS = 10.0  # that anything which must happen may take; nothing waits this long when all is well
 WIDTH = 100  # of the text
-OPTIONS = ("--port", "0", "--retry-schedule", "0.5,1", "--timeout", "1")  # of the exposee: a lesson cannot wait for hours
+OPTIONS = ("--port", "0", "--retry-schedule", "0.5,1", "--timeout", "1")  # of the exposee: no lesson waits for hours
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -69,6 +70,7 @@ class Program:
             encoding="utf-8",
         )
         self.script, self.lines = script, list[str]()
+        self.shown = 0  # of the transcripts that it has printed
         self._more = threading.Condition()  # guards lines
         self._reader = threading.Thread(target=self._read, name=script, daemon=True)
         self._reader.start()
@@ -85,13 +87,15 @@ class Program:
         with self._more:
             result = self._more.wait_for(lambda: found(self.lines), SECONDS)
         if not result:
-            raise LessonFailed(f"{self.script} did not print {what} within {SECONDS:.0f} s; it printed {self.lines[-3:]}")
+            last = self.lines[-3:]
+            raise LessonFailed(f"{self.script} did not print {what} within {SECONDS:.0f} s; it printed {last}")
         return result
 
     @property
     def port(self) -> int:
         """Where it listens: the first line says so."""
-        return int(self.wait_for(lambda lines: re.findall(r" on http://[^:]+:(\d+)", "".join(lines[:1])), "its port")[0])
+        found = self.wait_for(lambda lines: re.findall(r" on http://[^:]+:(\d+)", "".join(lines[:1])), "its port")
+        return int(found[0])
 
     def kill(self) -> None:
         """End it at once: SIGKILL, or TerminateProcess on Windows. It cannot do anything about that."""
@@ -110,17 +114,26 @@ class Stage:
         self._programs: list[Program] = []
         self.folder = Path(self._temporary.name)
 
-    def set(self, name: str, receiver_options: Sequence[str] = ()) -> None:
+    def set(self, name: str, receiver_options: Sequence[str] = (), exposee_options: Sequence[str] = ()) -> None:
         """A fresh pair, in a folder of its own."""
         self.clear()
         self.folder = Path(self._temporary.name, name)
         self.folder.mkdir()
+        self.ports: dict[int, int] = {}  # and what stands for them on a page
         self.receiver = self._start("receiver.py", "--port", "0", "--raw", *receiver_options)
+        self._exposee_options = exposee_options
         self.start_exposee()
-        self.ports = {self.exposee.port: 53000, self.receiver.port: 58080}  # and what stands for them on a page
+        self.ports[self.receiver.port] = 58080
 
     def start_exposee(self) -> None:
-        self.exposee = self._start("exposee.py", *OPTIONS)
+        self.exposee = self._start("exposee.py", *OPTIONS, *self._exposee_options)
+        self.ports[self.exposee.port] = 53000
+
+    def start_receiver(self) -> Program:
+        """A second one, of another integrator."""
+        program = self._start("receiver.py", "--port", "0", "--raw")
+        self.ports[program.port] = 58081
+        return program
 
     def _start(self, script: str, *options: str) -> Program:
         with undisturbed():
@@ -159,29 +172,32 @@ class Listener:
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._socket.settimeout(SECONDS)
-        self._connection = self._socket
+        self._connections: list[socket.socket] = []
         self.port: int = self._socket.getsockname()[1]
 
     def receive(self) -> bytes:
         """The next request, on a new connection."""
-        self._connection, _ = self._socket.accept()
-        self._connection.settimeout(SECONDS)
-        data = b""
-        while not (length := re.search(rb"(?i)\r\ncontent-length: (\d+)(?s:.*?)\r\n\r\n", data)) or (
-            len(data) < length.end() + int(length[1])
-        ):
-            more = self._connection.recv(65_536)
+        connection, _ = self._socket.accept()
+        connection.settimeout(SECONDS)
+        self._connections.append(connection)
+        data, end = b"", None
+        while end is None or len(data) < end:
+            more = connection.recv(65_536)
             if not more:
                 raise LessonFailed("a request ended early")
             data += more
+            head, empty_line, _ = data.partition(b"\r\n\r\n")
+            length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+            end = len(head) + 4 + int(length[1] if length else 0) if empty_line else None
         return data
 
     def answer(self, data: bytes) -> None:
-        self._connection.sendall(data)
+        """Answer the last request."""
+        self._connections[-1].sendall(data)
 
     def close(self) -> None:
-        self._connection.close()
-        self._socket.close()
+        for one in (*self._connections, self._socket):
+            one.close()
 
 
 # --- the page -----------------------------------------------------------------------------------------------
@@ -213,9 +229,12 @@ class Screen:
 
     def points(self, points: Sequence[str]) -> None:
         self.write("\nWhat to notice:")
+        self._bullets(points, "  - ")
+
+    def _bullets(self, points: Sequence[str], bullet: str) -> None:
+        indent = {"initial_indent": bullet, "subsequent_indent": " " * len(bullet)}
         for point in points:
-            text = " ".join(point.split())
-            self.write(textwrap.fill(text, WIDTH, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False))
+            self.write(textwrap.fill(" ".join(point.split()), WIDTH, break_on_hyphens=False, **indent))
 
     def pause(self, what: str = "go on") -> None:
         if self._wait and input(f"\n[Enter: {what}, q: leave] ").strip().lower().startswith("q"):
@@ -253,9 +272,7 @@ class Markdown(Screen):
 
     def points(self, points: Sequence[str]) -> None:
         self.write("\n**What to notice**\n")
-        for point in points:
-            text = " ".join(point.split())
-            self.write(textwrap.fill(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False))
+        self._bullets(points, "- ")
 
     @contextlib.contextmanager
     def folded(self) -> Iterator[None]:
@@ -265,12 +282,13 @@ class Markdown(Screen):
 
 
 NOON = 1767268800  # 2026-01-01, 12:00 UTC: the time on a page
+PAST = 1614265330  # the timestamp of the one old request in the lesson, which stays
 VARYING = [
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"), "2026-01-01T12:00:00.000Z"),
     (re.compile(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT"), "Thu, 01 Jan 2026 12:00:00 GMT"),
     (re.compile(r'(?<="time": )\d{10}\.\d+'), f"{NOON}.0"),
-    (re.compile(r"((?:webhook-timestamp: |msg_\w{24}\.))(?:1[7-9]|[2-9]\d)\d{8}\b"), rf"\g<1>{NOON}"),  # not of the past
-    (re.compile(r"\bin \d+ ms\b"), "in 1 ms"),
+    (re.compile(rf"(webhook-timestamp: |msg_\w{{24}}\.)(?!{PAST})\d{{10}}"), rf"\g<1>{NOON}"),
+    (re.compile(r"\b\d+ s old\b"), f"{NOON - PAST} s old"),
 ]
 
 
@@ -302,7 +320,6 @@ class Lesson:
 
     def __init__(self, stage: Stage, page: Screen, normal: Normal) -> None:
         self.stage, self.page, self.normal = stage, page, normal
-        self._seen = 0  # transcripts of the receiver that were shown
 
     # Saying
 
@@ -334,8 +351,12 @@ class Lesson:
 
     def sign_on_page(self, sign: Callable[..., str], secret: str, message_id: str, timestamp: str, body: bytes) -> None:
         """A signature that is about to be shown: where a page replaces what was signed, it shows the one of that."""
-        real, shown = (sign(secret, i, t, body)[3:] for i, t in ((message_id, timestamp), (self.normal(message_id), NOON)))
-        self.normal.stand_ins[real] = shown
+        real, shown = sign(secret, message_id, timestamp, body), sign(secret, self.normal(message_id), NOON, body)
+        self.normal.stand_ins[real[3:]] = shown[3:]
+
+    def varying(self, real: str, on_page: str) -> str:
+        """What is another text each time, and what a page has instead."""
+        return on_page if isinstance(self.page, Markdown) else real
 
     def file(self, name: str) -> None:
         """A file of the exposee's, as it is on the disk now."""
@@ -345,8 +366,10 @@ class Lesson:
     # Doing
 
     def send(self, title: str, data: bytes, port: int = 0) -> Any:
-        """Send these bytes to the exposee (or `port`), show them and what is answered; returns its JSON."""
+        """Send these bytes to the exposee (or to the receiver's `port`), show both sides; returns the answer's JSON."""
         answer = talk(port or self.exposee, data)
+        if port:
+            self.arrived()
         self.show(title, ("> ", data), ("< ", answer))
         return body_of(answer)
 
@@ -391,49 +414,57 @@ class Lesson:
             time.sleep(0.02)
         raise LessonFailed(f"{message} had no {attempts} attempts within {SECONDS:.0f} s")
 
-    def show_attempts(self, delivery: dict[str, Any], first: int = 1, requests: bool = True) -> None:
-        """What the exposee sent and what came back, from the attempt with the number `first` on."""
+    def show_attempts(
+        self, delivery: dict[str, Any], pauses: Sequence[float] = (), first: int = 1, requests: bool = True
+    ) -> None:
+        """What the exposee sent and what came back, from the attempt with the number `first` on.
+
+        `pauses` are what was planned between them: what a page shows instead of what it was.
+        """
+        end = 0.0
         for number, attempt in enumerate(delivery["attempts"], 1):
-            if number >= first:
-                sent = [("> ", attempt["request"].encode("latin-1"))] if requests else []
-                came = [("< ", attempt["response"].encode("latin-1"))] if attempt["response"] else []
-                outcome = attempt.get("error") or f"answered with {attempt['status']}"
-                self.show(f"Attempt {number}: {outcome}", *sent, *came) if sent or came else self.say(
-                    f"Attempt {number}: {outcome}. Not a byte came back."
-                )
+            began = datetime.fromisoformat(attempt["time"].removesuffix("Z") + "+00:00").timestamp()
+            pause, end = began - end, began + attempt["duration"]
+            if number < first:
+                continue
+            later = ""
+            if number > 1 and pauses:
+                later = f", {self.varying(f'{pause:.1f}', f'{pauses[number - 2]:.1f}')} s later"
+            outcome = attempt.get("error") or f"answered with {attempt['status']}"
+            sent = [("> ", attempt["request"].encode("latin-1"))] if requests else []
+            came = [("< ", attempt["response"].encode("latin-1"))] if attempt["response"] else []
+            if sent or came:
+                self.show(f"Attempt {number}{later}: {outcome}", *sent, *came)
+            else:
+                self.say(f"Attempt {number}{later}: {outcome}. Not a byte came back.")
 
-    def arrived(self, count: int = 1) -> list[list[str]]:
-        """The receiver's transcripts of the next `count` requests, ordered by what they say."""
+    def arrived(self, receiver: Program | None = None) -> list[str]:
+        """A receiver's transcript of the next request, once it is printed whole.
 
-        def found(lines: list[str]) -> list[list[str]]:
-            blocks: list[list[str]] = []
-            for line in lines:
-                if line.startswith("--- "):
-                    blocks.append([])
-                elif blocks and line.startswith(("< ", "> ")) and not blocks[-1][-1:] == [""]:
-                    blocks[-1].append(line)
-                elif blocks and not line:
-                    blocks[-1].append("")  # the end of this one
-            whole = [block[:-1] for block in blocks if block[-1:] == [""]]
-            return whole[self._seen :] if len(whole) >= self._seen + count else []
+        To be called for each request that a receiver has answered: it prints them in the background.
+        """
+        program = receiver or self.stage.receiver
 
-        blocks: list[list[str]] = self.stage.receiver.wait_for(found, "a transcript")
-        self._seen += count
-        return sorted(blocks[:count])
+        def found(lines: list[str]) -> list[str]:
+            starts = [index for index, line in enumerate(lines) if line.startswith("--- ")]
+            rest = lines[starts[program.shown] + 1 :] if len(starts) > program.shown else []
+            return rest[: rest.index("")] if "" in rest else []
 
-    def show_arrived(self, count: int = 1) -> None:
+        block: list[str] = program.wait_for(found, "a transcript")
+        program.shown += 1
+        return block
+
+    def show_arrived(self, receiver: Program | None = None, where: str = "At the receiver's end") -> None:
         """The other end: the receiver runs with --raw, which prints what came and what it answered."""
-        for block in self.arrived(count):
-            self.page.block("At the receiver's end (`<` came to it, `>` is its answer)", block)
+        self.page.block(f"{where} (`<` came to it, `>` is its answer)", self.arrived(receiver))
 
-    def show_printed(self, text: str, lines: int = 1) -> None:
-        """The lines that the receiver has printed on its terminal, from the last one with `text` in it on."""
+    def show_printed(self, text: str) -> None:
+        """What the receiver has printed for its owner about the last request; it has `text` in it."""
 
         def found(printed: list[str]) -> list[str]:
             plain = [line for line in printed if line and not line.startswith(("< ", "> ", "--- "))]
-            starts = [index for index, line in enumerate(plain) if text in line]
-            block = plain[starts[-1] : starts[-1] + lines] if starts else []
-            return block if len(block) == lines else []
+            last = max((i for i, line in enumerate(plain) if line.startswith("Received")), default=len(plain))
+            return plain[last:] if any(text in line for line in plain[last:]) else []
 
         self.page.block("On the receiver's terminal", self.stage.receiver.wait_for(found, repr(text)))
 
@@ -441,16 +472,11 @@ class Lesson:
     def listener(self) -> Iterator[Listener]:
         """A receiver of our own, and its port among those that a page replaces."""
         listener = Listener()
-        self.stage.ports[listener.port] = 58081
+        self.stage.ports[listener.port] = 58082
         try:
             yield listener
         finally:
             listener.close()
-
-    def restart_exposee(self) -> None:
-        """Once more, in the same folder; it has been killed before."""
-        self.stage.start_exposee()
-        self.stage.ports[self.exposee] = 53000
 
 
 def body_of(answer: bytes) -> Any:
@@ -464,8 +490,11 @@ def body_of(answer: bytes) -> Any:
 
 def teach(chapter: Chapter, number: int, lesson: Lesson) -> None:
     """One chapter, from its title to the solution of its exercise."""
-    lesson.stage.set(f"chapter-{number}", chapter.receiver_options)
+    stage = lesson.stage
+    stage.set(f"chapter-{number}", chapter.receiver_options, chapter.exposee_options)
     lesson.page.chapter(f"{number}. {chapter.title}")
+    where = f"the exposee at http://127.0.0.1:{lesson.exposee}, the receiver at http://127.0.0.1:{lesson.receiver}"
+    lesson.say(f"A fresh pair of programs is running: {where}.")
     chapter.teach(lesson)
     lesson.page.step("Now you")
     lesson.say(chapter.exercise)
@@ -482,11 +511,12 @@ def perform(chapters: Sequence[int], markdown: bool) -> None:
         page = Markdown(normal) if markdown else Screen(wait=sys.stdin is not None and sys.stdin.isatty())
         if markdown:
             page.write("# A webhook, byte by byte")
-        for paragraph in (INTRODUCTION + (ON_THIS_PAGE if markdown else "")).strip().split("\n\n"):
+        for paragraph in (INTRODUCTION + (ON_THIS_PAGE if markdown else LIVE)).strip().split("\n\n"):
             page.paragraph(paragraph)
         for number in chapters:
             teach(CHAPTERS[number - 1], number, Lesson(stage, page, normal))
-            page.pause()
+            if number != chapters[-1]:
+                page.pause("next chapter")
     finally:
         stage.close()
 

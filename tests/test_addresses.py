@@ -14,9 +14,9 @@ SPELLED = {
         2606:4700:4700::1111 ::ffff:8.8.8.8 2002:808:808::1 64:ff9b::808:808
         """,
     "loopback": """
-        localhost LocalHost localhost. app.localhost APP.LOCALHOST. 127.0.0.1 127.0.0.1. 127.255.255.254
-        127.1 2130706433 0x7f000001 0X7F.1 017700000001 0177.0.0.1 0 0.0.0.0 0x0 ::1 0:0:0:0:0:0:0:1 :: ::ffff:127.0.0.1 ::ffff:7f00:1
-        ::127.0.0.1 2002:7f00:1:: 64:ff9b::7f00:1 ::ffff:0.0.0.0
+        localhost LocalHost localhost. app.localhost APP.LOCALHOST. 127.0.0.1 127.0.0.1.
+        127.255.255.254 127.1 2130706433 0x7f000001 0X7F.1 017700000001 0177.0.0.1 0 0.0.0.0 0x0 ::1 0:0:0:0:0:0:0:1
+        :: ::ffff:127.0.0.1 ::ffff:7f00:1 ::127.0.0.1 2002:7f00:1:: 64:ff9b::7f00:1 ::ffff:0.0.0.0
         """,
     "private": """
         printer PRINTER. nas.local NAS.LOCAL. x.test x.internal metadata.google.internal x.lan x.home.arpa 10.0.0.1

@@ -201,8 +201,9 @@ def test_delivery_arrives_live_and_changes_its_state(browser: Browser, console: 
 
 def test_page_catches_up_after_a_dropped_connection(browser: Browser, console: Console, listener: Listener) -> None:
     console.pair.register(listener.url(), "payment_received", "invoice_completed")
+    console.pair.trigger("invoice_completed", "before the page came", Prefer="wait=5")
     show(browser, console)
-    browser.wait_for_text("#webhooks", "invoice_completed")
+    browser.wait_for_text(ROWS, "invoice_completed")
     console.cut.set()
     console.pair.trigger("payment_received", "missed by the stream")
     browser.wait_for_text("#connection", "trying again")
@@ -210,8 +211,8 @@ def test_page_catches_up_after_a_dropped_connection(browser: Browser, console: C
     browser.wait_for_text("#connection", "live")
     browser.wait_for_text(ROWS, "payment_received")
     console.pair.trigger("invoice_completed", "seen by the next one")
-    browser.wait_for_text(ROWS, "invoice_completed")
-    assert browser.texts(f"{ROWS} .event") == ["invoice_completed", "payment_received"]
+    browser.wait_for("document.querySelectorAll('#list li').length === 3")
+    assert browser.texts(f"{ROWS} .event") == ["invoice_completed", "payment_received", "invoice_completed"]
     assert console.streams == 2
 
 

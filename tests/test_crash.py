@@ -78,6 +78,7 @@ def test_what_was_answered_with_202_arrives_whenever_it_is_killed(tmp_path: Path
             arrived.update(received(listener))
             return set(accepted) <= arrived.keys()
 
+        assert port_of(exposee)
         eventually(complete, "the arrival of all that was accepted")
         assert exposee.stop() == 0
         arrived.update(received(listener))

@@ -55,7 +55,7 @@ def sent(listener: Listener) -> tuple[str, Any, bytes]:
     "argv, line, body",
     [
         ([], "POST /webhooks/register", {"url": MINE, "event_types": ["payment_received"]}),
-        (["--url", "https://h/é"], "POST /webhooks/register", {"url": "https://h/é", "event_types": ["payment_received"]}),
+        (["--url", "http://é", "--events", "a"], "POST /webhooks/register", {"url": "http://é", "event_types": ["a"]}),
         (["--events", "a,b"], "POST /webhooks/register", {"url": MINE, "event_types": ["a", "b"]}),
         (["--events", "a", "--secret", SECRET], "POST /webhooks/register",
          {"url": MINE, "event_types": ["a"], "secret": SECRET}),
@@ -110,7 +110,8 @@ def test_the_script_and_the_exposee_understand_each_other(
 ) -> None:
     here = ("--exposee", pair.url, "--url", listener.url(), "--events", "payment_received,invoice_completed")
     ran = Ran(capsys, *here, "--secret", SECRET)
-    assert ran.out == 'Register Response: 200 {"message": "Webhook registered for: payment_received, invoice_completed"}\n'
+    message = "Webhook registered for: payment_received, invoice_completed"
+    assert ran.out == f'Register Response: 200 {{"message": "{message}"}}\n'
     assert pair.store.secret(listener.url()) == SECRET
 
     ran = Ran(capsys, *here, "--ping-back")

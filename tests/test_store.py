@@ -631,7 +631,7 @@ def test_a_torn_last_line_is_dropped_with_one_warning(tail: bytes, tmp_path: Pat
     assert numbers(path) == [1, 2, 4]
 
 
-@pytest.mark.parametrize("broken", [b"nonsense\n", b"[]\n", b"1\n", b"\n", b'{"a": 1\n', b"\xff\n", b"[" * 9_999 + b"\n"])
+@pytest.mark.parametrize("broken", [b"nonsense\n", b"[]\n", b"1\n", b"\n", b'{"a"\n', b"\xff\n", b"[" * 99_999 + b"\n"])
 def test_a_broken_line_elsewhere_stops_the_start_and_is_left_alone(broken: bytes, tmp_path: Path) -> None:
     path = tmp_path / "deliveries.jsonl"
     path.write_bytes(data := record(1) + broken + record(2))
