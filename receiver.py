@@ -341,8 +341,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if bool(options.ping_back) != bool(options.url):
         return terminal.fail("--ping-back EXPOSEE_URL and --url MY_PUBLIC_URL go together", 2)
+    secret = options.secret or os.environ.get("WEBHOOK_SECRET", "")
+    if secret.startswith("whsec_") and not _key(secret):
+        return terminal.fail("the secret is not whsec_ and base64; make one with --new-secret", 2)
     confirm = (lambda: confirm_ping(options.ping_back, options.url)) if options.url else None
-    receiver = Receiver(options.secret or os.environ.get("WEBHOOK_SECRET", ""), confirm=confirm)
+    receiver = Receiver(secret, confirm=confirm)
     printer = terminal.Printer()
     try:
         server = Server((options.host, options.port), receiver.routes, printer if options.raw else None)

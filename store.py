@@ -305,8 +305,9 @@ def _line(url: str, event: str) -> bytes:
 
 
 def _entry_problem(entry: object) -> str | None:
-    if isinstance(entry, dict) and entry.keys() == {"url", "event"} and all(isinstance(v, str) for v in entry.values()):
-        return None
+    if isinstance(entry, dict) and entry.keys() == {"url", "event"}:
+        if all(isinstance(value, str) and value.isprintable() for value in entry.values()):
+            return None
     return 'not an entry {"url": text, "event": text}'
 
 
@@ -324,7 +325,7 @@ def _line_of_entry(text: str, number: int) -> int:
 def _read(path: Path) -> str:
     """The text of a file; empty when there is none."""
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")  # older Windows editors begin a file with a byte order mark
     except FileNotFoundError:
         return ""
     except (OSError, ValueError) as error:

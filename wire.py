@@ -187,6 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _await_request(self) -> bool:
         """Wait for a request's first byte; False when none comes. Sets the deadline for the rest of it."""
         self.server.waiting(self.connection)
+        if self.server.stopping:
+            return False
         self._socket.deadline = time.monotonic() + IDLE_SECONDS
         self._tape = bytearray()  # the bytes of this request as they were read
         try:

@@ -10,7 +10,6 @@ Left out is what the tests do not need of the protocol: https://www.w3.org/TR/we
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 import shutil
 import subprocess
@@ -212,30 +211,6 @@ class Browser:
 # --- the page, served as the exposee serves it ---------------------------------------------------------------------
 
 
-def page_answer(path: Path) -> Answer:
-    """The page, with a policy under which nothing runs but its own script, and nothing is fetched from elsewhere.
-
-    A browser hashes what it has parsed, in which every line ends with LF, whatever the file has.
-    """
-    page = path.read_bytes().replace(b"\r\n", b"\n")
-
-    def source(tag: bytes) -> str:
-        inside = page.partition(b"<%b>" % tag)[2].partition(b"</%b>" % tag)[0]
-        return f"'sha256-{base64.b64encode(hashlib.sha256(inside).digest()).decode()}'"
-
-    policy = (
-        f"default-src 'none'; connect-src 'self'; script-src {source(b'script')}; style-src {source(b'style')}; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; img-src data:"
-    )
-    headers = {
-        "Content-Security-Policy": policy,
-        "Cache-Control": "no-cache",
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-    }
-    return Answer(200, page, headers, "text/html; charset=utf-8")
-
-
 class Console:
     """A pair's exposee with its page on a port of its own. `cut` breaks the streams at their next news."""
 
@@ -244,8 +219,7 @@ class Console:
         self.cut = threading.Event()
         self.streams = 0  # how many have been opened
         exposee = self.pair.exposee
-        page = {"/": {"GET": lambda request: page_answer(PAGE)}}
-        routes: Routes = {**page, **exposee.routes, "/deliveries/stream": {"GET": self._stream}}
+        routes: Routes = {**exposee.routes, "/deliveries/stream": {"GET": self._stream}}
         self.server = Server(("127.0.0.1", 0), routes)
         self.url = self.server.url + "/"
         self._thread = threading.Thread(target=self.server.run, daemon=True)
