@@ -280,10 +280,12 @@ class PostOffice:
         delivery = message.deliveries[int(index)]
         return delivery if delivery is not None and delivery.id == delivery_id else None
 
-    def deliveries(self, matches: Callable[[Delivery], bool], limit: int) -> list[Delivery]:
-        """The newest `limit` deliveries that match, newest first."""
+    def deliveries(self, matches: Callable[[Delivery], bool], limit: int, message_id: str = "") -> list[Delivery]:
+        """The newest `limit` deliveries that match, newest first; of one message, if its id is given."""
         with self._lock:
-            newest = (d for message in reversed(self._messages.values()) for d in reversed(message.deliveries))
+            one = self._messages.get(message_id)
+            messages = ([one] if one else []) if message_id else reversed(self._messages.values())
+            newest = (d for message in messages for d in reversed(message.deliveries))
             return list(itertools.islice((d for d in newest if d is not None and matches(d)), limit))
 
     def counts(self) -> dict[str, int]:
@@ -335,8 +337,14 @@ class PostOffice:
 
     def claim(self, delivery: Delivery) -> bool:
         """Whether a delivery whose turn has come is still to be sent."""
-        special = delivery.manual or delivery.message.event == PING
-        if not special and not self._store.registered(delivery.url, delivery.message.event):
+        event = delivery.message.event
+        if event == PING:
+            wanted = True
+        elif delivery.manual:
+            wanted = self._store.has(delivery.url)
+        else:
+            wanted = self._store.registered(delivery.url, event)
+        if not wanted:
             self._end(delivery, CANCELLED, "unregistered")  # between the trigger and now
             return False
         delivery.state, delivery.due = DELIVERING, 0.0
@@ -413,15 +421,17 @@ class PostOffice:
     def _close_delivery(self, delivery: Delivery, state: str) -> None:
         """Move a delivery to the history, and forget what is older than that reaches."""
         delivery.state, delivery.due, delivery.manual = state, 0.0, False
+        self._count_as_past(delivery.message)
+        self._finished[delivery] = None
+        while len(self._finished) > HISTORY or self._past_bytes > MAX_PAST:
+            self._forget(next(iter(self._finished)))
+
+    def _count_as_past(self, message: Message) -> None:
         self._waiting -= 1
-        message = delivery.message
         message.open -= 1
         if message.open == 0:
             self._body_bytes -= len(message.body)
             self._past_bytes += len(message.body)
-        self._finished[delivery] = None
-        while len(self._finished) > HISTORY or self._past_bytes > MAX_PAST:
-            self._forget(next(iter(self._finished)))
 
     def _forget(self, old: Delivery) -> None:
         self._finished.pop(old, None)
@@ -579,7 +589,7 @@ class PostOffice:
             self._add(message, record["urls"])
             for delivery in list(message.deliveries):
                 if delivery is not None and not delivery.url:  # forgotten before the journal started anew
-                    self._close_delivery(delivery, DELIVERED)
+                    self._count_as_past(message)
                     self._forget(delivery)
                 elif delivery is not None and message.event == PING:
                     self._pings[delivery.url] = delivery

@@ -306,7 +306,7 @@ def _line(url: str, event: str) -> bytes:
 
 def _entry_problem(entry: object) -> str | None:
     if isinstance(entry, dict) and entry.keys() == {"url", "event"}:
-        if all(isinstance(value, str) and value.isprintable() for value in entry.values()):
+        if all(isinstance(value, str) for value in entry.values()) and entry["event"].isprintable():
             return None
     return 'not an entry {"url": text, "event": text}'
 
