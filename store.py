@@ -410,6 +410,8 @@ class Journal:
         if self._size < max(COMPACT_BYTES, 2 * self._compacted_size):
             return
         with self._commits.turn:
+            if self._closed:
+                return
             data = b"".join(records())
             self._file.close()  # Windows replaces no file that is open
             with contextlib.suppress(OSError):  # no room for a second file: then not again soon

@@ -71,7 +71,8 @@ class Program:
         )
         self.script, self.lines = script, list[str]()
         self.shown = 0  # of the transcripts that it has printed
-        self._more = threading.Condition()  # guards lines
+        self._ended = False
+        self._more = threading.Condition()  # guards lines and _ended
         self._reader = threading.Thread(target=self._read, name=script, daemon=True)
         self._reader.start()
 
@@ -81,14 +82,17 @@ class Program:
             with self._more:
                 self.lines.append(line.rstrip("\n"))
                 self._more.notify_all()
+        with self._more:
+            self._ended = True
+            self._more.notify_all()
 
     def wait_for(self, found: Callable[[list[str]], Any], what: str) -> Any:
         """What `found` makes of the lines, as soon as that is not empty."""
         with self._more:
-            result = self._more.wait_for(lambda: found(self.lines), SECONDS)
+            self._more.wait_for(lambda: found(self.lines) or self._ended, SECONDS)
+            result = found(self.lines)
         if not result:
-            last = self.lines[-3:]
-            raise LessonFailed(f"{self.script} did not print {what} within {SECONDS:.0f} s; it printed {last}")
+            raise LessonFailed(f"{self.script} has not printed {what}, but {self.lines[-3:]}")
         return result
 
     @property
@@ -113,13 +117,14 @@ class Stage:
         self._temporary = tempfile.TemporaryDirectory(prefix="walkthrough-", ignore_cleanup_errors=True)
         self._programs: list[Program] = []
         self.folder = Path(self._temporary.name)
+        self.ports: dict[int, int] = {}  # and what stands for them on a page
 
     def set(self, name: str, receiver_options: Sequence[str] = (), exposee_options: Sequence[str] = ()) -> None:
         """A fresh pair, in a folder of its own."""
         self.clear()
+        self.ports.clear()
         self.folder = Path(self._temporary.name, name)
         self.folder.mkdir()
-        self.ports: dict[int, int] = {}  # and what stands for them on a page
         self.receiver = self._start("receiver.py", "--port", "0", "--raw", *receiver_options)
         self._exposee_options = exposee_options
         self.start_exposee()
@@ -232,9 +237,9 @@ class Screen:
         self._bullets(points, "  - ")
 
     def _bullets(self, points: Sequence[str], bullet: str) -> None:
-        indent = {"initial_indent": bullet, "subsequent_indent": " " * len(bullet)}
+        wrapper = textwrap.TextWrapper(WIDTH, bullet, " " * len(bullet), break_on_hyphens=False)
         for point in points:
-            self.write(textwrap.fill(" ".join(point.split()), WIDTH, break_on_hyphens=False, **indent))
+            self.write(wrapper.fill(" ".join(point.split())))
 
     def pause(self, what: str = "go on") -> None:
         if self._wait and input(f"\n[Enter: {what}, q: leave] ").strip().lower().startswith("q"):
