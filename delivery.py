@@ -173,6 +173,7 @@ class PostOffice:
                     lane.waiting.append(delivery)
                     self._workers.queue(lane)
                 self._changed(delivery)
+            self._workers.call()
 
     def _add(self, message: Message, urls: list[str]) -> None:
         self._messages[message.id] = message
@@ -239,6 +240,7 @@ class PostOffice:
         lane = self._lane(delivery.url)
         lane.urgent.append(delivery)
         self._workers.queue(lane, first=True)
+        self._workers.call()
         self._changed(delivery)
 
     def cancel(self, url: str, event: str | None = None) -> None:
@@ -504,6 +506,7 @@ class PostOffice:
         """
         with self._lock:
             due = self._start_due()
+            self._workers.call()
             self._dozing = False
             if self._workers.free_places():
                 return PATIENCE

@@ -37,42 +37,63 @@ class StoreError(Exception):
 
 
 class _Waiting(Generic[Item]):
-    __slots__ = ("item", "done", "error")
+    __slots__ = ("item", "done", "error", "wake")
 
     def __init__(self, item: Item) -> None:
         self.item, self.done = item, False
         self.error: Exception | None = None
+        self.wake = threading.Lock()
+        self.wake.acquire()  # released when it is done, or when it is its turn to write
 
 
 class GroupCommit(Generic[Item]):
-    """Many threads, one disk: whoever comes first writes, and then the next one for all who came meanwhile.
+    """Many threads, one disk: whoever comes first writes, and then one of those who came meanwhile for all of them.
 
     `write` gets the items of a group. What it raises is raised for everybody in that group.
     """
 
     def __init__(self, write: Callable[[list[Item]], None]) -> None:
         self._write = write
-        self._queue: deque[_Waiting[Item]] = deque()
-        self.turn = threading.Lock()  # held by the thread that writes
+        self._lock = threading.Lock()  # guards the two below
+        self._queue: list[_Waiting[Item]] = []
+        self._writing = False
+        self.turn = threading.Lock()  # held by whoever touches the file
 
     def commit(self, item: Item) -> None:
         """Return once `item` has been written, by this thread or by another."""
         mine = _Waiting(item)
-        self._queue.append(mine)
-        with self.turn:
-            if not mine.done:
-                group = [self._queue.popleft() for _ in range(len(self._queue))]
-                error: Exception | None = None
-                try:
-                    self._write([waiting.item for waiting in group])
-                except OSError as problem:
-                    error = StoreError(f"{problem.strerror or problem}: nothing was stored, try again later")
-                except Exception as problem:  # a bug, but not one that may look like success to the others
-                    error = problem
-                for waiting in group:
-                    waiting.done, waiting.error = True, error
+        with self._lock:
+            self._queue.append(mine)
+            wait, self._writing = self._writing, True
+        if wait:
+            mine.wake.acquire()
+        if not mine.done:
+            self._write_group()
         if mine.error:
             raise mine.error
+
+    def _write_group(self) -> None:
+        with self.turn:
+            with self._lock:
+                group, self._queue = self._queue, []
+            error = self._try([waiting.item for waiting in group])
+        with self._lock:
+            following = self._queue[0] if self._queue else None
+            self._writing = following is not None
+        for waiting in group:
+            waiting.error, waiting.done = error, True
+            waiting.wake.release()
+        if following:
+            following.wake.release()  # all wake at once, instead of one after the other at the door
+
+    def _try(self, items: list[Item]) -> Exception | None:
+        try:
+            self._write(items)
+        except OSError as problem:
+            return StoreError(f"{problem.strerror or problem}: nothing was stored, try again later")
+        except Exception as problem:  # a bug, but not one that may look like success to the others
+            return problem
+        return None
 
 
 # --- webhooks.json ------------------------------------------------------------------------------------------

@@ -235,10 +235,16 @@ def _read_response(link: Link, whole: bool = True) -> _Answer | None:
                 data += _more(link, data)
                 if len(data) > MAX_HEAD and b"\r\n\r\n" not in data:
                     raise Failed(f"the head of the answer is longer than {MAX_HEAD:,} bytes")
-            status, head, size = _parse_head(data)
+            head = data[: data.index(b"\r\n\r\n") + 2]
+            line = STATUS_LINE.match(head)
+            if line is None or line[1] == b"101":
+                raise Failed("the answer is not HTTP/1.x: " + repr(head[:40])[1:])
+            status = int(line[1])
             if status >= 200:
                 break
             data = data[len(head) + 2 :]  # 1xx, an interim response (RFC 9110, 15.2): the real one follows
+        fields = head.lower()
+        size = _body_length(status, fields)
         if size is None:
             if whole:
                 return _read_unusual(link, data, status, head)
@@ -250,24 +256,21 @@ def _read_response(link: Link, whole: bool = True) -> _Answer | None:
         if not whole:
             link.unread = data
         raise
-    fields = head.lower()
-    keep = b"\nconnection:" not in fields.replace(b"\nconnection: keep-alive", b"") and fields.startswith(b"http/1.1")
-    return _Answer(status, head, data[len(head) + 2 : end], keep and len(data) == end)
+    keep = b"\nconnection:" not in fields or fields.count(b"\nconnection:") == fields.count(
+        b"\nconnection: keep-alive\r"
+    )
+    keep = keep and len(data) == end and fields.startswith(b"http/1.1")
+    return _Answer(status, head, data[len(head) + 2 : end], keep)
 
 
-def _parse_head(data: bytes) -> tuple[int, bytes, int | None]:
-    """(status, head, length of the body), the length None where an ordinary response does not say it."""
-    head = data[: data.index(b"\r\n\r\n") + 2]
-    line = STATUS_LINE.match(head)
-    if line is None or line[1] == b"101":
-        raise Failed("the answer is not HTTP/1.x: " + repr(head[:40])[1:])
-    status, fields = int(line[1]), head.lower()
+def _body_length(status: int, fields: bytes) -> int | None:
+    """The length of the body; None where an ordinary response does not say it. `fields` are in lower case."""
+    if status in (204, 304):
+        return 0
     length = LENGTH.findall(fields)
-    if b"\ntransfer-encoding" in fields or fields.count(b"\ncontent-length") != len(length) or len(set(length)) > 1:
-        return status, head, None
-    if status in (204, 304) or status < 200:
-        return status, head, 0
-    return status, head, int(length[0]) if length else None
+    if b"\ntransfer-encoding" in fields or fields.count(b"\ncontent-length") != len(length) or len(set(length)) != 1:
+        return None
+    return int(length[0])
 
 
 def _more(link: Link, data: bytes, end: int = 0, status: int = 0, head: bytes = b"") -> bytes:

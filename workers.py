@@ -142,7 +142,7 @@ class Workers:
 
     def start(self) -> None:
         self._running = True
-        self._summon_for_all()
+        self.call()
 
     def stop(self) -> None:
         """Begin no more attempts."""
@@ -152,13 +152,19 @@ class Workers:
         self._idle = []
 
     def queue(self, lane: Lane, first: bool = False) -> None:
-        """Let the lane stand in the queue for its pace, if it is ready, and see that somebody comes for it."""
-        if lane.queued or not lane.ready():
-            return
-        lane.queued = True
-        queue = self._queues[lane.pace]
-        queue.appendleft(lane) if first else queue.append(lane)
-        self._summon(lane.pace)
+        """Let the lane stand in the queue for its pace, if it is ready. When all are queued, `call`."""
+        if not lane.queued and lane.ready():
+            lane.queued = True
+            queue = self._queues[lane.pace]
+            queue.appendleft(lane) if first else queue.append(lane)
+
+    def call(self) -> None:
+        """See that somebody comes for what is queued."""
+        for pace, lanes in self._queues.items():
+            if lanes:
+                self._summon(pace)
+        if self._late:
+            self._summon(LATE)
 
     def _summon(self, pace: str) -> None:
         """Wake or start a worker for a queue, if the queue has a place left."""
@@ -174,13 +180,6 @@ class Workers:
         else:
             return
         self._coming += 1
-
-    def _summon_for_all(self) -> None:
-        for pace, lanes in self._queues.items():
-            if lanes:
-                self._summon(pace)
-        if self._late:
-            self._summon(LATE)
 
     # What a worker does
 
@@ -204,7 +203,7 @@ class Workers:
         while self._running:
             trips = self._pick(worker)
             if trips:
-                self._summon_for_all()  # each who finds work sees that what is left has somebody, too
+                self.call()  # each who finds work sees that what is left has somebody, too
                 self.wake_overseer()
                 return trips
             self._idle.append(worker)
@@ -267,6 +266,7 @@ class Workers:
             self.under_way -= 1
             trip.lane.urgent.insert(0, trip.delivery)  # it has waited before
             self.queue(trip.lane)
+        self.call()
 
     # Sending; all of this is called without the lock
 
@@ -278,13 +278,13 @@ class Workers:
         for trip in trips:
             if trip.call:
                 # who stands behind a late one is looked at late: up to PATIENCE of its duration is not its own
-                self._try(trip, lambda trip: trip.call and self._transport.look(trip.call, until - time.monotonic()))
+                self._try(trip, self._look, until)
         self._settle([trip for trip in trips if trip.exchange])
         late = [trip for trip in trips if trip.call and not trip.exchange]
         if late:
             with self._lock:
                 self._late.extend(late)
-                self._summon(LATE)
+                self.call()
         unsent = [trip for trip in trips if not trip.call and not trip.exchange]
         while unsent and worker.place == QUICK:  # there is no connection yet: to open one may take its time
             self._run(worker, unsent.pop(0))
@@ -295,6 +295,10 @@ class Workers:
     def _post(self, trip: Trip) -> None:
         self._compose(trip)
         trip.call = self._transport.post(trip.lane.url, trip.request, self._timeout)
+
+    def _look(self, trip: Trip, until: float) -> Exchange | None:
+        assert trip.call
+        return self._transport.look(trip.call, until - time.monotonic())
 
     def _run(self, worker: _Worker, trip: Trip) -> None:
         """One attempt from its beginning, or from where a quick worker left it, to its end."""
@@ -313,10 +317,10 @@ class Workers:
         trip.started, trip.began = self._clock(), time.monotonic()
         trip.request = self._office.compose(trip.delivery, trip.lane, int(trip.started))
 
-    def _try(self, trip: Trip, step: Callable[[Trip], Exchange | None]) -> None:
+    def _try(self, trip: Trip, step: Callable[..., Exchange | None], *more: float) -> None:
         """Do a step of an attempt. An error of ours is this delivery's problem, and nobody else's."""
         try:
-            trip.exchange = step(trip)
+            trip.exchange = step(trip, *more)
         except Exception as error:
             trip.exchange = Exchange(trip.request, b"", 0, 0, b"", b"", f"an error on our side: {error!r}")
         trip.duration = time.monotonic() - trip.began
@@ -329,6 +333,7 @@ class Workers:
                 self.under_way -= 1
                 self._office.settle(trip)
                 self.queue(trip.lane)
+            self.call()
 
     # The overseer's part
 
