@@ -31,7 +31,8 @@ made up: both programs run on this machine, and the bytes are those that went th
 
 Every chapter ends with an exercise. For that, open a second terminal in this directory and type
 `python -i lesson.py`. You get a Python prompt with the two functions of chapter 1 in it, and
-`print(talk(3000, request("GET", "/health")).decode())` asks the program that listens on port 3000.
+`print(talk(3000, request("GET", "/health")).decode())` asks the program that listens on port 3000. The solutions
+are functions too: they take the ports of the two programs, and an `assert` in them says what has to be so.
 """
 
 LIVE = """
@@ -85,7 +86,7 @@ def first_request(lesson: Lesson) -> None:
         *port* is the number by which the system knows which program a connection is for. Once connected, both hold
         one end of a *socket*: what one writes into it, the other can read.
 
-        We connect to the exposee and write two lines. We leave out the empty line that would end the request,
+        We connect to the exposee and write three lines. We leave out the empty line that would end the request,
         to see what the exposee makes of it.
         """,
     )
@@ -113,10 +114,12 @@ def first_request(lesson: Lesson) -> None:
     lesson.show("The empty line, and what it brings", ("> ", b""), ("< ", answer))
     lesson.notice(
         "What we sent is a *request*. Its first line has a *method* (`GET`: show me), a *target* (`/health`: what to "
-        "show) and the version of the language. The lines after it are *header fields*, a name and a value each. "
-        "`Host` is the name by which we have called the server.",
-        "What came is a *response*. Its first line has a *status*: 200 means that all is well. The two words after it "
-        "are for people; programs read the number.",
+        "show) and the version of the language. The lines after it are *header fields*, a name and a value each; in "
+        "names, capitals make no difference.",
+        "`Host` is the name by which we have called the server. `localhost` is every machine's name for itself, and "
+        "`127.0.0.1` the address behind that name.",
+        "What came is a *response*. Its first line has a *status*: 200 means that all is well. The `OK` after it is "
+        "for people; programs read the number.",
         "After the response's own empty line comes its *body*, what we have asked for. `Content-Length` says how many "
         "bytes it has, `Content-Type` what they are: JSON, a way to write values down that every language can read.",
         "Each line ends with two invisible characters, carriage return and line feed, `\\r\\n` in Python. "
@@ -237,6 +240,7 @@ def ping(lesson: Lesson) -> None:
         "They are the same lines with the marks turned round: what one sends comes to the other.",
         "The body, the *payload*, is the JSON at the end of the request: which event, and what there is to say about "
         "it. All that is about the delivery, such as `webhook-id`, stands in header fields.",
+        "`User-Agent` is the name of the program that sends.",
         "204 means: well received, and I have nothing to say. Any status from 200 to 299 would do.",
         "`Bypass-Tunnel-Reminder` is for a tunnel, a service that leads requests from the internet to your own "
         "machine: some of them show a page of advertisement to those who do not send it.",
@@ -297,7 +301,7 @@ def trigger(lesson: Lesson) -> None:
     lesson.step("Following the Location", "What has become of it? We ask at the address that the 202 has named.")
     lesson.delivery(answer["id"])
     lesson.send("Sent and answered", request("GET", f"/deliveries?message={answer['id']}"))
-    lesson.notice("Two deliveries of one message, newest first, each with a state and a status of its own.")
+    lesson.notice("Two deliveries of one message, the last one first, each with a state and a status of its own.")
     lesson.step(
         "Waiting after all",
         """

@@ -1,0 +1,320 @@
+"""The lesson: it shows what really passes, it stays true, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import ROOT, Listener, Pair
+
+import lesson
+import receiver
+import walkthrough
+from lesson import CHAPTERS, Chapter
+from wire import Server
+
+PAGE = (ROOT / "WALKTHROUGH.md").read_text("utf-8")
+NUMBERS = range(1, len(CHAPTERS) + 1)
+LIMIT = 60.0  # seconds for a whole lesson
+
+
+class Walk:
+    """The walkthrough as a process in a session of its own; what it leaves behind is found in `left`."""
+
+    def __init__(self, folder: Path, *options: str, stdin: int = subprocess.DEVNULL) -> None:
+        self._temporary = folder / "temporary"
+        self._temporary.mkdir(parents=True)
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "walkthrough.py"), *options],
+            cwd=folder,
+            env={**os.environ, "TMPDIR": str(self._temporary), "PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def read_until(self, text: str) -> None:
+        """Read its output until `text` has come."""
+        assert self.process.stdout
+        output = b""
+        while text.encode() not in output:
+            more = os.read(self.process.stdout.fileno(), 65_536)
+            assert more, f"it ended without {text!r}: {output!r}"
+            output += more
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C, once more when nothing happens: one that comes just before the read from the terminal is
+        seen only after that."""
+        for _ in range(5):
+            self.process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(3)
+                return
+
+    def end(self) -> tuple[int, str, str]:
+        """(exit code, the rest of the output, errors)."""
+        output, errors = self.process.communicate(timeout=LIMIT)
+        return self.process.returncode, output.decode(), errors.decode()
+
+    def left(self) -> list[str]:
+        """The files that are there after its end, and whether a process of it is."""
+        files = [path.name for path in self._temporary.parent.rglob("*") if path != self._temporary]
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return files
+        return [*files, "a process"]
+
+    def __enter__(self) -> Walk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+
+@pytest.fixture
+def stage() -> Iterator[walkthrough.Stage]:
+    stage = walkthrough.Stage()
+    try:
+        yield stage
+    finally:
+        stage.close()
+
+
+# --- it runs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_without_a_terminal_it_runs_through_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with Walk(tmp_path) as walk:
+        code, output, errors = walk.end()
+        assert (code, errors, walk.left()) == (0, "", [])
+    for number, chapter in enumerate(CHAPTERS, 1):
+        assert f"\n{number}. {chapter.title}\n" in output
+
+
+@pytest.mark.slow
+def test_the_page_is_what_the_command_prints_in_every_run(tmp_path: Path) -> None:
+    with Walk(tmp_path / "1", "--markdown") as one, Walk(tmp_path / "2", "--markdown") as two:
+        results = [one.end(), two.end()]
+    assert [(code, errors) for code, _, errors in results] == [(0, "")] * 2
+    assert results[0][1] == results[1][1]
+    assert results[0][1] == PAGE, "python3 walkthrough.py --markdown > WALKTHROUGH.md"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", NUMBERS)
+def test_interrupted_in_a_chapter_it_leaves_nothing_behind(number: int, tmp_path: Path) -> None:
+    ours, its = os.openpty()  # a terminal: it waits for Enter
+    with Walk(tmp_path, "--chapter", str(number), stdin=its) as walk:
+        os.close(its)
+        walk.read_until("[Enter")
+        walk.interrupt()
+        code, output, errors = walk.end()
+        assert (code, output.strip(), errors, walk.left()) == (0, "Stopped", "", [])
+    os.close(ours)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("moment", ["byte by byte", "### Silence"], ids=["starting", "delivering"])
+def test_interrupted_at_work_it_leaves_nothing_behind(moment: str, number: int, tmp_path: Path) -> None:
+    with Walk(tmp_path, "--markdown", "--chapter", "6") as walk:
+        walk.read_until(moment)
+        walk.process.send_signal(number)
+        code, output, errors = walk.end()
+        assert (code, errors, walk.left()) == (0, "", [])
+        assert output.endswith("\nStopped\n")
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_ends_it_quietly(tmp_path: Path) -> None:
+    with Walk(tmp_path, "--chapter", "6") as walk:
+        walk.read_until("The connection breaks")
+        assert walk.process.stdout and walk.process.stderr
+        walk.process.stdout.close()
+        errors = walk.process.stderr.read()
+        assert (walk.process.wait(LIMIT), errors, walk.left()) == (0, b"", [])
+
+
+class Keyboard(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("typed", ["\nq\n", "\nQuit\n", "\n"], ids=["q", "word", "end of input"])
+def test_the_reader_goes_on_with_enter_and_leaves_with_q(
+    typed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Keyboard(typed))
+    assert walkthrough.main(["--chapter", "1"]) == 0
+    output = capsys.readouterr().out
+    assert "HTTP/1.1 200 OK" in output and "The same with a function" in output
+    assert "def talk" not in output, "the second step was shown without Enter"
+    assert output.endswith("Until next time\n")
+
+
+def test_a_program_that_does_not_start_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(walkthrough, "OPTIONS", ("--port", "none"))
+    assert walkthrough.main(["--chapter", "1"]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: exposee.py ") and "'none' is not a port" in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_chapter_can_be_shown_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert walkthrough.main(["--chapter", "9", "--markdown"]) == 0
+    assert re.findall(r"^## (\d)", capsys.readouterr().out, re.M) == ["9"]
+
+
+def test_the_list_has_every_chapter(capsys: pytest.CaptureFixture[str]) -> None:
+    assert walkthrough.main(["--list"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == [f"{number}. {chapter.title}" for number, chapter in enumerate(CHAPTERS, 1)]
+    assert re.findall(r"^## (.+)$", PAGE, re.M) == shown
+
+
+@pytest.mark.parametrize("options", [["--chapter", "0"], ["--chapter", "10"], ["--chapter", "x"], ["--verbose"], ["3"]])
+def test_a_bad_option_is_one_line_and_exit_code_2(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        walkthrough.main(options)
+    output, errors = capsys.readouterr()
+    assert (end.value.code, output, errors.count("\n")) == (2, "", 1)
+    assert errors.startswith("error: ")
+
+
+# --- it shows what really passes -----------------------------------------------------------------------------------
+
+
+def test_the_request_shown_for_an_attempt_is_what_a_socket_received(
+    stage: walkthrough.Stage, listener: Listener, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.set("chapter")
+    teller = walkthrough.Lesson(stage, walkthrough.Screen(), walkthrough.Normal(stage))
+    teller.register(listener.url(), secret=lesson.SECRET)
+    delivery = teller.delivery(teller.trigger({"amount": 100, "in": "Zürich"}))
+    teller.show_attempts(delivery)
+    received = listener.next()
+    assert delivery["attempts"][0]["request"].encode("latin-1") == received
+    shown = [line[6:] for line in capsys.readouterr().out.splitlines() if line.startswith("    > ")]
+    assert "\r\n".join(shown).encode() == received
+
+
+def test_the_lessons_own_listener_reads_what_was_sent() -> None:
+    sent = lesson.request("POST", "/hook", "ü" * 40_000)
+    assert sent.startswith(b"POST /hook HTTP/1.1\r\n") and b"\r\nContent-Length: 80000\r\n" in sent
+    listener = walkthrough.Listener()
+    answers: list[bytes] = []
+    thread = threading.Thread(target=lambda: answers.append(lesson.talk(listener.port, sent)))
+    thread.start()
+    assert listener.receive() == sent
+    listener.answer(b"HTTP/1.1 204 No Content\r\n\r\n")
+    listener.close()
+    thread.join(LIMIT)
+    assert answers == [b"HTTP/1.1 204 No Content\r\n\r\n"]
+
+
+def test_a_request_that_ends_early_fails_the_lesson() -> None:
+    listener = walkthrough.Listener()
+    with socket.create_connection(("127.0.0.1", listener.port)) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nfour")
+    with pytest.raises(walkthrough.LessonFailed, match="ended early"):
+        listener.receive()
+    listener.close()
+
+
+def messages(mark: str) -> Iterator[tuple[dict[str, str], str]]:
+    """(fields, body) of the HTTP messages on the page whose lines begin with the mark."""
+    for block in re.findall(r"^```text\n(.*?)^```$", PAGE, re.M | re.S):
+        lines = [line[2:] for line in block.splitlines() if line.startswith(mark.strip())]
+        if any("HTTP/1.1" in line for line in lines):
+            head, _, body = "\n".join(lines).partition("\n\n")
+            yield dict(line.split(": ", 1) for line in head.splitlines()[1:]), body
+
+
+def test_the_lengths_on_the_page_are_right() -> None:
+    """What stands for ids, ports and times there is as long as they are."""
+    wrong: list[tuple[int, int, str]] = []
+    count = 0
+    for mark, newline in (("> ", 0), ("< ", 1)):  # servers end their JSON with a line feed, which no line shows
+        for fields, body in messages(mark):
+            length = int(fields.get("Content-Length", 0))
+            if length and '"***"' not in body and body != "only half of":
+                count += 1
+                if length not in (len(body.encode()), len(body.encode()) + newline):
+                    wrong.append((length, len(body), body))
+    assert wrong == []
+    assert count > 50
+
+
+def test_the_signatures_on_the_page_are_those_of_what_is_shown() -> None:
+    good: list[str] = []
+    bad: list[str] = []
+    for mark in ("> ", "< "):
+        for fields, body in messages(mark):
+            headers = {name.lower(): value for name, value in fields.items()}
+            if "webhook-signature" in headers:
+                check = receiver.verify(lesson.SECRET, headers, body.encode(), walkthrough.NOON)
+                (good if check.good else bad).append(check.reasons[0])
+    assert len(good) == 1
+    assert [reason.split(":")[0].split(",")[0] for reason in bad] == [
+        "webhook-signature",  # a byte was changed
+        "webhook-signature",  # it was written again
+        "webhook-signature is right",  # and old
+    ]
+
+
+def test_each_term_is_introduced_once() -> None:
+    terms = re.findall(r"(?<!\*)\*(\w[^*\n]*)\*(?!\*)", re.sub(r"^```.*?^```$", "", PAGE, flags=re.M | re.S))
+    assert sorted(terms) == sorted(set(terms))
+    assert {"webhook", "request", "response", "status", "body", "delivery", "attempt", "signature"} <= set(terms)
+
+
+# --- the exercises -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def receiver_port(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A receiver in this process, with the options of the chapter."""
+    chapter: Chapter = request.getfixturevalue("chapter")
+    options = receiver.parser().parse_args(chapter.receiver_options)
+    server = Server(("127.0.0.1", 0), receiver.Receiver(options.secret or "").routes)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield server.server_port
+    server.stopping = True
+    thread.join(LIMIT)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.title)
+def test_the_solution_of_an_exercise_solves_it(chapter: Chapter, pair: Pair, receiver_port: int) -> None:
+    """A solution says itself what has to come, and fails when that does not."""
+    pair.register(lesson.receiver_url(receiver_port), "payment_received")
+    answer = chapter.solution(pair.port, receiver_port)
+    assert answer.startswith(b"HTTP/1.1 ")
+    assert f"def {chapter.solution.__name__}(" in PAGE
+
+
+def test_the_reader_has_the_functions_at_hand(pair: Pair) -> None:
+    """What the introduction says to type, with the port of a running exposee."""
+    typed = re.search(r"`(print\(talk\(.*?\)\))`", PAGE, re.S)
+    assert typed and "`python -i lesson.py`" in PAGE
+    command = " ".join(typed[1].split()).replace("3000", str(pair.port))
+    python = [sys.executable, "-i", "lesson.py"]
+    run = subprocess.run(python, cwd=ROOT, input=command + "\n", capture_output=True, text=True, timeout=LIMIT)
+    assert run.stdout.startswith("HTTP/1.1 200 OK\n"), run.stderr
