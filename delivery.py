@@ -64,7 +64,8 @@ HISTORY = 10_000  # finished deliveries to remember
 MAX_PAST = 16_777_216  # bytes of the messages that are remembered only
 MAX_RAW = 16_777_216  # bytes of requests and responses to remember
 MAX_WATCHERS = 8
-MAX_WATCHED = 1_000  # changes that a slow watcher may be behind
+MAX_WATCHED = 20_000  # deliveries that a watcher may be behind
+WATCH_BATCH = 150  # deliveries that a watcher is told of at once
 CLOSE_SECONDS = 5.0  # what attempts under way get at shutdown
 
 
@@ -77,17 +78,22 @@ class NotPossible(Exception):
 
 
 class Watcher:
-    """The changes of deliveries as they happen, each delivery once however often it changed since."""
+    """The changes of deliveries as they happen, each delivery once however often it changed since.
+
+    A burst comes out in batches: to write all of it down as JSON at once would slow the deliveries.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the next one
         self._changed: dict[Delivery, None] = {}
         self._news = threading.Event()
         self.closed = False
 
     def add(self, delivery: Delivery) -> None:
-        self._changed[delivery] = None
-        if len(self._changed) > MAX_WATCHED:
-            self.closed = True
+        with self._lock:
+            self._changed[delivery] = None
+            if len(self._changed) > MAX_WATCHED:
+                self.closed = True
         self._news.set()
 
     def close(self) -> None:
@@ -95,11 +101,15 @@ class Watcher:
         self._news.set()
 
     def wait(self, seconds: float) -> list[dict[str, Any]]:
-        """The deliveries that changed, as JSON; empty when nothing did within `seconds`."""
+        """WATCH_BATCH of the deliveries that changed, as JSON; empty when nothing did within `seconds`."""
         self._news.wait(seconds)
-        self._news.clear()
-        changed, self._changed = self._changed, {}
-        return [delivery.to_json() for delivery in list(changed)]
+        with self._lock:
+            batch = list(itertools.islice(self._changed, WATCH_BATCH))
+            for delivery in batch:
+                del self._changed[delivery]
+            if not self._changed and not self.closed:
+                self._news.clear()
+        return [delivery.to_json() for delivery in batch]
 
 
 class PostOffice:

@@ -113,8 +113,9 @@ class Receiver:
 
 
 def say(*lines: str) -> None:
-    """Print these lines together."""
-    print("\n".join(map(terminal.printable, lines)), flush=True)
+    """Print these lines together, in one write: other threads print, too."""
+    sys.stdout.write("\n".join([*map(terminal.printable, lines), ""]))
+    sys.stdout.flush()
 
 
 # --- verifying ------------------------------------------------------------------------------------------------

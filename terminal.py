@@ -121,7 +121,7 @@ class Printer:
         try:
             for mark, text in lines:
                 colour = {"> ": "\033[36m", "< ": "\033[33m"}.get(mark) if self._colour else None
-                print(f"{colour}{mark}{text}\033[0m" if colour else mark + text, file=self._stream)
+                self._stream.write(f"{colour}{mark}{text}\033[0m\n" if colour else f"{mark}{text}\n")
             self._stream.flush()
         except (OSError, ValueError):
             pass  # the terminal is gone, as after `| head`: a server works on

@@ -1047,3 +1047,15 @@ def test_a_message_for_nobody_is_accepted_and_forgotten(desk: Desk) -> None:
     assert message.deliveries == [] and desk.states() == {}
     desk.restart()
     assert desk.office.counts()["waiting"] == 0
+
+
+def test_a_burst_is_told_to_a_watcher_in_batches(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To write thousands of deliveries down at once would hold up the sending of them."""
+    monkeypatch.setattr(office_module, "WATCH_BATCH", 3)
+    watcher = desk.office.watch()
+    found = [desk.trigger(data=number) for number in range(7)]
+    for delivery in found:
+        desk.settled(delivery, 1)
+    batches = [watcher.wait(SECONDS) for _ in range(3)]
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert {news["id"] for batch in batches for news in batch} == {delivery.id for delivery in found}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from support import SECONDS, Program, eventually, held
+from support import ROOT, SECONDS, Client, Listener, Program, eventually, held, request
 
 import terminal
 from terminal import QUEUED, SHOWN_BODY, Parser, Printer, masked, port_number, printable, transcript, web_url
@@ -195,3 +198,22 @@ def test_a_stream_that_lacks_a_character_gets_its_escape(tmp_path: Path) -> None
     with Program("receiver.py", "--help", cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"}) as program:
         assert program.wait() == 0
         assert "\\u2026" in program.wait_for("whsec_")
+
+
+def test_a_terminal_that_stands_still_holds_up_no_delivery(tmp_path: Path, listener: Listener) -> None:
+    """`--raw` into a pipe that nobody reads: far more than a pipe holds is printed, and all is delivered."""
+    command = [sys.executable, str(ROOT / "exposee.py"), "--port", "0", "--raw"]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as exposee:
+        try:
+            assert exposee.stdout
+            port = int(exposee.stdout.readline().split(b":")[2].split(b",")[0])  # and then not one line more
+            with Client(port) as client:
+                body = json.dumps({"url": listener.url(), "event_types": ["payment_received"]}).encode()
+                assert client.ask(request("POST", "/webhooks/register", body)).status == 200
+                event = json.dumps({"event": "payment_received", "data": "x" * 1_000}).encode()
+                for _ in range(300):
+                    assert client.ask(request("POST", "/trigger", event)).status == 202
+            for _ in range(300):
+                listener.next()
+        finally:
+            exposee.kill()
