@@ -31,8 +31,8 @@ from typing import Protocol
 from messages import PENDING, Delivery
 from transport import Call, Exchange, Transport, request_head
 
-PATIENCE = 0.01  # seconds: ten times what a receiver on the local network needs
-QUICK_PLACES = 2  # one works while the other waits; more only fight for the interpreter lock
+PATIENCE = 0.02  # seconds: far more than a receiver on the local network needs
+QUICK_PLACES = 1  # a second one fights with the first for the interpreter lock: twice the time for each delivery
 BATCH = 16  # requests that a quick worker posts before it looks for answers
 SPARE_SECONDS = 5.0  # a worker without work ends after this
 WINDOW = 16  # attempts under way in one lane at the most
