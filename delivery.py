@@ -63,6 +63,7 @@ MAX_BODIES = 268_435_456  # bytes of the messages that wait
 HISTORY = 10_000  # finished deliveries to remember
 MAX_PAST = 16_777_216  # bytes of the messages that are remembered only
 MAX_RAW = 16_777_216  # bytes of requests and responses to remember
+RAW_ATTEMPTS = 4_000  # attempts whose bytes are remembered, if they are short
 MAX_WATCHERS = 8
 MAX_WATCHED = 20_000  # deliveries that a watcher may be behind
 WATCH_BATCH = 150  # deliveries that a watcher is told of at once
@@ -469,7 +470,7 @@ class PostOffice:
         attempt.request, attempt.response, attempt.received = exchange.request, exchange.response, exchange.received
         self._raw.append(attempt)
         self._raw_bytes += len(exchange.request) + len(exchange.response)
-        while self._raw_bytes > MAX_RAW or len(self._raw) > HISTORY:
+        while self._raw_bytes > MAX_RAW or len(self._raw) > RAW_ATTEMPTS:
             old = self._raw.popleft()
             self._raw_bytes -= len(old.request or b"") + len(old.response or b"")
             old.request = old.response = None

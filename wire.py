@@ -44,9 +44,9 @@ MAX_BODY = 1_048_576  # bytes; GitHub's cap is 25 MiB, but ours are a learner's 
 MAX_CHUNKS = 16_384  # a body of one-byte chunks costs us far more than its sender
 MAX_CONNECTIONS = 128  # each is a thread: about 60 KiB
 MAX_REQUESTS = 10_000  # on one connection, so that none is for ever
-IDLE_SECONDS = 10.0  # for the first byte of a request
-REQUEST_SECONDS = 15.0  # for a whole request, from its first byte: with the idle time, under 30 s in all
-SEND_SECONDS = 10.0  # for a client to take our answer
+IDLE_SECONDS = 12.0  # for the first byte of a request
+REQUEST_SECONDS = 12.0  # for a whole request, from its first byte: with the idle time, under 30 s in all
+SEND_SECONDS = 12.0  # for a client to take our answer; all three the same, so that they are seldom set
 LINGER_SECONDS, LINGER_BYTES = 1.0, 262_144  # what we still read from a client whom we refuse: see `_linger`
 SEEN = 65_536  # bytes of a request that the transcript keeps
 
@@ -136,7 +136,7 @@ class _Socket(io.RawIOBase):
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self.sock, self.deadline = sock, 0.0
+        self.sock, self.deadline, self._timeout = sock, 0.0, 0.0
 
     def readable(self) -> bool:
         return True
@@ -145,8 +145,14 @@ class _Socket(io.RawIOBase):
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
-        self.sock.settimeout(left)
+        self.set_timeout(left)
         return self.sock.recv_into(buffer)
+
+    def set_timeout(self, seconds: float) -> None:
+        """Set the socket's timeout, unless it is right within a tenth: each change costs a system call."""
+        if not 0.9 * seconds <= self._timeout <= 1.1 * seconds:
+            self._timeout = seconds
+            self.sock.settimeout(seconds)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -324,7 +330,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer.then()
 
     def _write(self, data: bytes) -> None:
-        self.connection.settimeout(SEND_SECONDS)
+        self._socket.set_timeout(SEND_SECONDS)
         self.connection.sendall(data)
 
     def _linger(self) -> None:
