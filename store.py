@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
@@ -437,8 +436,10 @@ class Journal:
             self._file.close()  # Windows replaces no file that is open
             with contextlib.suppress(OSError):  # no room for a second file: then not again soon
                 replace(self.path, data, self._fsync, mode=0o600)
-            self._open()
             self._compacted_size = self._size
+            with contextlib.suppress(OSError):  # the next commit tries again
+                self._open()
+                self._compacted_size = self._size
 
     def _open(self) -> None:
         self._file = open(self.path, "ab", buffering=0, opener=_private)  # noqa: SIM115: open as long as we are
@@ -520,14 +521,14 @@ def replace(path: Path, data: bytes | bytearray, fsync: Fsync, mode: int = 0o644
 
     Write a second file, sync it, give it the name, sync the directory that holds the name.
     """
-    descriptor, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(path.name + ".tmp")  # always the same: what a crash leaves is written over
     try:
-        with open(descriptor, "wb") as file:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)
             file.flush()
             if hasattr(os, "fchmod"):
-                os.fchmod(descriptor, mode)
-            fsync(descriptor)
+                os.fchmod(file.fileno(), mode)  # it may have been there already
+            fsync(file.fileno())
         _rename(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -536,7 +537,7 @@ def replace(path: Path, data: bytes | bytearray, fsync: Fsync, mode: int = 0o644
     _sync_directory(path, fsync)
 
 
-def _rename(temporary: str, path: Path) -> None:
+def _rename(temporary: Path, path: Path) -> None:
     """os.replace; on Windows it fails while anybody, an indexer say, has the file open: try for a second."""
     for _ in range(10 if os.name == "nt" else 0):
         try:

@@ -9,6 +9,10 @@ import pytest
 from support import Listener, Pair
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cases", type=int, default=2_000, metavar="N", help="mutated requests for each server (2000)")
+
+
 @pytest.fixture
 def listener() -> Iterator[Listener]:
     """A receiver that answers 204, until the test sets `answer`."""

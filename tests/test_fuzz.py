@@ -1,0 +1,300 @@
+"""Valid requests, mutated at random: whatever comes, the answer is HTTP, the server lives, and nothing is left over.
+
+`--cases N` says how many for each server. A case is made from SEED and its number alone, and a failure names both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import SECONDS, Client, Listener, Pair, eventually, request
+
+import exposee
+import strict_json
+import transport
+from addresses import Guard, literal
+from receiver import PATH, Receiver
+from wire import Server
+
+pytestmark = pytest.mark.slow
+
+SEED = 20_240_601
+STATUSES = {100, 200, 202, 204, 302, *range(400, 406), 408, 409, 411, 413, 414, 415, 422, 429, 431, 501, 503}
+MEMORY = 48 * 1_024  # KiB that a run may grow by: 16 MiB of attempts' bytes and as much of messages are remembered
+URL, EVENT, SECRET = "http://hook.example/a", "payment_received", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+TUNNEL = {"X_Forwarded_For": "203.0.113.9"}
+
+Bodies = list[tuple[str, str, Any]]  # method, target, value
+EXPOSEE_BODIES: Bodies = [
+    ("POST", "/webhooks/register", {"url": URL, "event_types": [EVENT, "invoice_completed"]}),
+    ("POST", "/webhooks/register", {"url": URL + "?b=c", "event_types": [EVENT], "secret": SECRET}),
+    ("DELETE", "/webhooks/unregister", {"url": URL, "event": EVENT, "secret": SECRET}),
+    ("POST", "/trigger", {"event": EVENT, "data": {"amount": 100, "list": [1, None, "é 漢"]}}),
+    ("POST", "/webhooks/ping-back", {"url": URL}),
+]
+EXPOSEE_TARGETS = (
+    "/ /ping /webhooks /event-types /health /deliveries /deliveries?state=failed&limit=5&message=msg_0&url=http://h/ "
+    "/deliveries/dlv_00_0 /deliveries/stream http://localhost/health"
+).split()
+RECEIVER_BODIES: Bodies = [
+    ("POST", PATH, {"event": EVENT, "data": {"amount": 100}}),
+    ("POST", PATH, {"event": "ping", "data": "Ping from Exposee"}),
+    ("POST", PATH + "?respond=nonsense&times=2&retry_after=3", {"event": EVENT, "data": None}),
+    ("POST", PATH + "?respond=redirect", {"event": EVENT, "data": None}),
+]
+SIGNED = {
+    "webhook_id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+    "webhook_timestamp": "1614265330",
+    "webhook_signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    "X_Hub_Signature_256": "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17",
+}
+
+TOKENS = [
+    b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b"\x1b[31m", b"\x9b2J", b"\xff\xfe", b"%00", b"%0d%0a", b"%2F",
+    b"../", b"//", b"*", b"?", b"&", b"#", b"HTTP/1.0", b"HTTP/2.0", b"HEAD ", b"OPTIONS ", b"PUT ", b"-1", b"9" * 30,
+    b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip\r\n", b"Host: b.example\r\n",
+    b"Connection: close\r\n", b"Connection: keep-alive\r\n", b"Expect: 100-continue\r\n", b"Prefer: wait=0\r\n",
+    b"0\r\n\r\n", b"ffffffff\r\n", b"A" * 9_000, b"A: b\r\n" * 70, "\u202e".encode(), "²٣".encode(),
+]  # fmt: skip
+ODD = [
+    "NaN", "Infinity", "-Infinity", "1e999", "-0", "1" * 401, "9" * 5_000, "0.1e-5000", "0" * 10, "01", "+1", "1.",
+    '"\\ud800"', '"\\udfff\\ud800"', '"\\u0000"', '"\\u001b[2J"', '"\x1b"', '"\x7f"', '"\u0085\u2028\u202e"', '"\\x"',
+    '"<script>alert(1)</script>"', '"' + "a" * 3_000 + '"', "[" * 65 + "]" * 65, "[" * 20_000, '{"a":' * 70 + "1",
+    '{"a": 1, "a": 2}', '{"": {}}', "{}", "[]", "null", "true", '"ping"', '"http://[::1"', '"http://h:99999/"',
+    '"http://[v1.a]/"', '"http://a..b/"', '"http://%s/"' % ("a" * 64), '"//h/"', '"whsec_"', "[[[]]]", "\ufeff1",
+]  # fmt: skip
+HOLE = "\x02hole"  # stands for an odd value, which json.dumps could not write
+
+
+class Maker:
+    """Makes the bytes of one case, and decides how they are sent."""
+
+    def __init__(self, number: int, bodies: Bodies, targets: list[str]) -> None:
+        self.dice = random.Random(f"{SEED}/{number}")
+        self.bodies, self.targets = bodies, targets
+
+    def data(self) -> bytes:
+        data = b"".join(self.valid() for _ in range(self.dice.choice([1, 1, 1, 2, 3])))
+        for _ in range(self.dice.choice([0, 1, 1, 2, 4, 8])):
+            data = self.dice.choice([self.flip, self.cut, self.repeat, self.reorder, self.insert, self.end])(data)
+        return data
+
+    def pieces(self, data: bytes) -> list[bytes]:
+        how = self.dice.random()
+        if how < 0.7 or not data:
+            return [data]
+        size = 1 if how < 0.8 and len(data) < 1_000 else self.dice.randint(len(data) // 40 + 1, len(data))
+        return [data[at : at + size] for at in range(0, len(data), size)]
+
+    def valid(self) -> bytes:
+        """A request that is right but for its JSON, perhaps."""
+        fields = self.dice.choice([{}, {}, TUNNEL, SIGNED, {"Prefer": "wait=1"}, {"Expect": "100-continue"}])
+        if self.targets and self.dice.random() < 0.3:
+            return request(self.dice.choice(["GET", "GET", "HEAD"]), self.dice.choice(self.targets), None, **fields)
+        method, target, value = self.dice.choice(self.bodies)
+        body = self.json(value) if self.dice.random() < 0.6 else json.dumps(value).encode()
+        if self.dice.random() < 0.8:
+            return request(method, target, body, **fields)
+        size = self.dice.randint(len(body) // 50 + 1, len(body) + 1)
+        chunks = [body[at : at + size] for at in range(0, len(body), size)]
+        coded = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+        fields = {**fields, "Transfer_Encoding": "chunked", "Content_Type": "application/json"}
+        return request(method, target, None, **fields) + coded
+
+    def json(self, value: Any) -> bytes:
+        """The value with something odd in it, as JSON or nearly so."""
+        text = json.dumps(self.with_hole(value), ensure_ascii=self.dice.random() < 0.5)
+        odd = self.dice.choice(ODD)
+        if self.dice.random() < 0.1:  # as a key
+            odd = '{%s: 1, "secret": %s}' % (odd, odd)
+        return text.replace(json.dumps(HOLE), odd).encode()
+
+    def with_hole(self, value: Any) -> Any:
+        if value and self.dice.random() < 0.8:
+            if isinstance(value, dict):
+                name = self.dice.choice(list(value))
+                return {**value, name: self.with_hole(value[name])}
+            if isinstance(value, list):
+                at = self.dice.randrange(len(value))
+                return [*value[:at], self.with_hole(value[at]), *value[at + 1 :]]
+        return HOLE
+
+    def part(self, data: bytes) -> tuple[int, int]:
+        start = self.dice.randint(0, len(data))
+        return start, min(len(data), start + self.dice.choice([1, 2, 4, 16, 64]))
+
+    def flip(self, data: bytes) -> bytes:
+        at = self.dice.randrange(len(data) or 1)
+        return data[:at] + bytes(byte ^ 1 << self.dice.randrange(8) for byte in data[at : at + 1]) + data[at + 1 :]
+
+    def cut(self, data: bytes) -> bytes:
+        start, end = self.part(data)
+        return data[:start] + data[end:]
+
+    def repeat(self, data: bytes) -> bytes:
+        start, end = self.part(data)
+        return data[:start] + data[start:end] * self.dice.choice([2, 3, 50]) + data[end:]
+
+    def reorder(self, data: bytes) -> bytes:
+        a, b, c = sorted(self.dice.randint(0, len(data)) for _ in range(3))
+        return data[:a] + data[b:c] + data[a:b] + data[c:]
+
+    def insert(self, data: bytes) -> bytes:
+        at = self.dice.randint(0, len(data))
+        return data[:at] + self.dice.choice([*TOKENS, self.dice.randbytes(5)]) + data[at:]
+
+    def end(self, data: bytes) -> bytes:
+        return data[: self.dice.randint(0, len(data))]
+
+
+def exchange(port: int, pieces: list[bytes]) -> tuple[bytes, bool]:
+    """All that the server answers to these bytes and the end of the stream; whether the connection was reset."""
+    with Client(port) as client:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it need not take all of what it refuses
+            for piece in pieces:
+                client.send(piece)
+            client.sock.shutdown(socket.SHUT_WR)
+        answer = b""
+        try:
+            while data := client.sock.recv(65_536):
+                answer += data
+        except ConnectionResetError:
+            return answer, True
+        except OSError as error:
+            if not isinstance(error, TimeoutError):
+                return answer, True
+            raise AssertionError(f"no end of the answer within {SECONDS} s: {answer[:200]!r}") from None
+        return answer, False
+
+
+HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) [A-Za-z -]+\r\n((?:[A-Za-z-]+: [\x20-\x7e]*\r\n)*)\r\n")
+
+
+def check_answers(data: bytes, bodiless: bool) -> None:
+    """`data` is one well-formed response after the other. `bodiless`: some may be answers to HEAD."""
+    if not data:
+        return
+    match = HEAD.match(data)
+    assert match, f"no head of a response: {data[:300]!r}"
+    status, rest = int(match[1]), data[match.end() :]
+    assert status in STATUSES, f"status {status}: {data[:400]!r}"
+    names = [line.partition(b":")[0].lower() for line in match[2].splitlines()]
+    assert len(names) == len(set(names)), names
+    fields = dict(line.lower().split(b": ", 1) for line in match[2].splitlines())
+    if fields.get(b"content-type") == b"text/event-stream":
+        assert not rest or rest.startswith((b"retry: ", b"HTTP/1.1 ")), rest[:100]
+        return
+    assert (b"content-length" in fields) is (status not in (100, 204)), fields
+    length = int(fields.get(b"content-length", 0))
+    if bodiless and length and (not rest or rest.startswith(b"HTTP/1.1 ")):
+        return check_answers(rest, bodiless)
+    body = rest[:length]
+    assert len(body) == length, f"{len(body)} of {length} bytes: {data[:300]!r}"
+    if status >= 400:
+        assert fields[b"content-type"] == b"application/problem+json", data[:300]
+        problem = strict_json.loads(body)
+        assert set(problem) == {"title", "status", "detail"} and problem["status"] == status
+    elif fields.get(b"content-type") == b"application/json":
+        strict_json.loads(body)
+    check_answers(rest[length:], bodiless)
+
+
+def run(cases: int, port: int, bodies: Bodies, targets: list[str], well: Callable[[], object]) -> None:
+    warm = 0
+    for number in range(cases):
+        maker = Maker(number, bodies, targets)
+        data = maker.data()
+        try:
+            answer, reset = exchange(port, maker.pieces(data))
+            if not reset:
+                check_answers(answer, b"HEAD" in data)
+            well()
+        except Exception as error:
+            raise AssertionError(f"case {number} of seed {SEED}: {error!r}\nsent {data[:3_000]!r}") from error
+        if number == cases // 10:
+            warm = memory()
+    assert memory() - warm < MEMORY
+
+
+def memory() -> int:
+    """KiB of this process that are in memory."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
+
+
+@pytest.fixture
+def nothing_left(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """No thread, no file descriptor and no word on stderr is left over; every line printed is plain text."""
+    transport.Transport().close()  # what is loaded once may stay
+    threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    yield
+    eventually(lambda: threading.active_count() <= threads, "the end of all threads")
+    eventually(lambda: len(os.listdir("/proc/self/fd")) <= files, "the end of all connections")
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert not [line for line in out.split("\n") if not line.isprintable()]
+
+
+@pytest.fixture
+def cases(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--cases"))
+
+
+class Harmless(Guard):
+    """Lets names through, all of which lead to the listener, and no address that a mutation has spelled."""
+
+    def refuse_address(self, host: str, address: str) -> str | None:
+        return None if literal(host) is None else "no address is called here"
+
+
+def test_exposee_survives_whatever_comes(
+    cases: int, nothing_left: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.getaddrinfo
+
+    def resolve(host: Any, *more: Any, **options: Any) -> Any:
+        return real(host, *more, **options) if host == "127.0.0.1" else real("127.0.0.1", listener.port, *more[1:])
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(exposee, "STREAM_BEAT", 0.05)
+    with Listener() as listener, Pair(tmp_path, guard=Harmless(), schedule=(), fsync=lambda file: None) as pair:
+
+        def well() -> None:
+            assert pair.call("GET", "/health").status == 200
+            while len(listener.requests.queue) > 100:
+                listener.requests.get()
+            if pair.store.count() > 20:  # else each ping would go to hundreds
+                for url in pair.store.urls():
+                    pair.store.unregister_all(url)
+
+        run(cases, pair.port, EXPOSEE_BODIES, EXPOSEE_TARGETS, well)
+        assert all(line.isprintable() for line in pair.log)
+    for line in (tmp_path / "deliveries.jsonl").read_bytes().split(b"\n")[:-1]:
+        assert isinstance(strict_json.loads(line), dict)
+
+
+@pytest.mark.parametrize("secret", ["", SECRET], ids=["unsigned", "signed"])
+def test_receiver_survives_whatever_comes(cases: int, nothing_left: None, secret: str) -> None:
+    server = Server(("127.0.0.1", 0), Receiver(secret).routes)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+
+    def well() -> None:
+        with Client(server.server_port) as client:
+            assert client.ask(request("POST", PATH, b"1")).status == (401 if secret else 204)
+
+    try:
+        run(cases, server.server_port, RECEIVER_BODIES, [PATH], well)
+    finally:
+        server.stopping = True
+        thread.join(SECONDS)
