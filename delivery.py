@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Iterator
 from email.utils import formatdate
 from typing import Any
 
+from journal import Journal
 from messages import (
     CANCELLED,
     DELIVERED,
@@ -48,7 +49,7 @@ from messages import (
     message_record,
     sign,
 )
-from store import Journal, StoreError, WebhookStore
+from store import StoreError, WebhookStore
 from transport import Exchange, Transport, retry_after
 from workers import PATIENCE, QUICK_PLACES, Lane, Trip, Workers
 

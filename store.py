@@ -1,8 +1,8 @@
-"""What survives a restart: webhooks.json, a snapshot that is replaced, and deliveries.jsonl, a journal that grows.
+"""What survives a restart: webhooks.json, a snapshot that is replaced; and how a file is written so that it does.
 
-Both keep the same promise: nobody is told "done" before the bytes are on the disk (fsync), and after a crash
-at any moment there is a whole file. A snapshot is written to a second file, which then takes the first one's
-name in one step; a journal only ever grows at its end, so that a crash can harm no more than its last line.
+Nobody is told "done" before the bytes are on the disk (fsync), and after a crash at any moment there is a whole
+file: a snapshot is written to a second file, which then takes the first one's name in one step. The deliveries
+are in a journal beside it: journal.py.
 
 An fsync costs a thousand times what a request does, so requests that come together share one: see GroupCommit.
 
@@ -17,8 +17,7 @@ import os
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 
@@ -28,7 +27,6 @@ Item = TypeVar("Item")
 
 EMPTY = b"[]\n"
 MEND = "mend it, or name another --store"
-COMPACT_BYTES = 33_554_432  # a journal below this is not worth compacting; it holds some 100,000 deliveries
 
 
 class StoreError(Exception):
@@ -127,13 +125,14 @@ class WebhookStore:
         self._by_event: dict[str, dict[str, None]] = {}
         self._by_url: dict[str, dict[str, None]] = {}
         self._secrets: dict[str, str] = {}
+        self._unclaimed: dict[str, str] = {}  # secrets of URLs that are not in webhooks.json: a typo, perhaps
         self._text = bytearray(EMPTY)  # the whole file: a registration appends to it, and never formats it anew
         self._undo: list[Callable[[], None]] = []  # takes back the changes of the group that is being written
         self._changed: set[str] = set()  # "webhooks", "a new secret", "a secret less"
         self._stale_secrets = False  # whether the file has a secret too many
         self._secrets_before: dict[str, str] = {}
         self._changes = GroupCommit(self._write)
-        self._lock_file = _lock(self.path)
+        self._lock_file = lock(self.path)
         try:
             self._load(check)
         except BaseException:
@@ -203,6 +202,8 @@ class WebhookStore:
         new_secret = secret is not None and secret != self._secrets.get(url)
         if missing or new_secret:
             permit(self._secrets.get(url))
+        if missing and not has and self._unclaimed.pop(url, ""):
+            self._changed.add("a new secret")  # whoever registers this URL now does not inherit the old one
         for event in missing:
             self._add(url, event)
         if new_secret:
@@ -287,7 +288,8 @@ class WebhookStore:
                 self._stale_secrets = True  # a secret too many; the next change tries again
 
     def _replace_secrets(self, secrets: dict[str, str]) -> None:
-        replace(self.secrets_path, (json.dumps(secrets, indent=0) + "\n").encode(), self._fsync, mode=0o600)
+        text = json.dumps({**self._unclaimed, **secrets}, indent=0) + "\n"
+        replace(self.secrets_path, text.encode(), self._fsync, mode=0o600)
         self._stale_secrets = len(secrets) != len(self._secrets)
 
     def _load(self, check: Callable[[str], str | None]) -> None:
@@ -307,11 +309,10 @@ class WebhookStore:
         if not (isinstance(secrets, dict) and all(isinstance(secret, str) for secret in secrets.values())):
             raise StoreError(f"{self.secrets_path}, line 1: not an object of secrets by URL; {MEND}")
         self._secrets = {url: secret for url, secret in secrets.items() if url in self._by_url}
+        self._unclaimed = {url: secret for url, secret in secrets.items() if url not in self._by_url}
         try:
             if not text:
                 replace(self.path, EMPTY, self._fsync)
-            if len(self._secrets) < len(secrets):  # else who registers that URL next would inherit one
-                self._replace_secrets(self._secrets)
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from None
 
@@ -361,158 +362,6 @@ def _parse(path: Path, text: str, default: Any) -> Any:
         raise StoreError(f"{path}, line 1: not JSON that we read: {error}; {MEND}") from None
 
 
-# --- deliveries.jsonl ---------------------------------------------------------------------------------------
-
-
-class Journal:
-    """Records, one JSON object a line, appended. What they mean is the business of delivery.py.
-
-    `commit` waits for the disk, `note` does not: its records go with the next commit or `flush`.
-    """
-
-    def __init__(self, path: str | Path, fsync: Fsync = os.fsync) -> None:
-        self.path = Path(path)
-        self._fsync = fsync
-        self._notes: deque[bytes] = deque()
-        self._commits: GroupCommit[tuple[bytes, Callable[[], None]]] = GroupCommit(self._write)
-        try:
-            self._open()
-            _sync_directory(self.path, fsync)
-        except OSError as error:
-            raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from None
-        self._compacted_size = 0
-        self._closed = False
-        self.warning: str | None = None  # what `read` had to say about the last line
-
-    def read(self) -> Iterator[dict[str, Any]]:
-        """The records, oldest first; to be exhausted before anything is written.
-
-        A last line that a crash has torn is cut off, and `warning` says so. StoreError for any other line
-        that is not a record.
-        """
-        good = 0
-        with open(self.path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                record = _record(line)
-                if record is not None:
-                    good += len(line)
-                    yield record
-                elif good + len(line) == self._size:
-                    self.warning = f"{self.path}, line {number}: torn by a crash, dropped"
-                    self._cut(good)
-                else:
-                    raise StoreError(f"{self.path}, line {number}: not a record; mend it, or move the file away")
-
-    def commit(self, record: bytes, accepted: Callable[[], None]) -> None:
-        """Append a record and return once it is on the disk.
-
-        `accepted` is called between the two, so that nobody compacts the journal without the record. StoreError
-        when the disk refused; then no part of the record is in the file.
-        """
-        self._commits.commit((record, accepted))
-
-    def note(self, record: bytes) -> None:
-        """Append a record soon."""
-        self._notes.append(record)
-
-    def flush(self) -> None:
-        """Write the notes, without waiting for the disk. A disk that refuses keeps them for later."""
-        if self._notes:
-            with self._commits.turn, contextlib.suppress(OSError):
-                if not self._file.closed:
-                    self._append_notes()
-
-    def compact(self, records: Callable[[], Iterable[bytes]]) -> None:
-        """If the file has grown to twice its size, replace it by `records()`, in one step.
-
-        Nothing is committed meanwhile. A note that is made meanwhile goes to the new file.
-        """
-        if self._size < max(COMPACT_BYTES, 2 * self._compacted_size):
-            return
-        with self._commits.turn:
-            if self._closed:
-                return
-            data = b"".join(records())
-            self._file.close()  # Windows replaces no file that is open
-            with contextlib.suppress(OSError):  # no room for a second file: then not again soon
-                replace(self.path, data, self._fsync, mode=0o600)
-            self._compacted_size = self._size
-            with contextlib.suppress(OSError):  # the next commit tries again
-                self._open()
-                self._compacted_size = self._size
-
-    def _open(self) -> None:
-        self._file = open(self.path, "ab", buffering=0, opener=_private)  # noqa: SIM115: open as long as we are
-        self._size = self._file.seek(0, os.SEEK_END)
-
-    def close(self) -> None:
-        """Write and sync what is left."""
-        with self._commits.turn:
-            self._closed = True
-            with contextlib.suppress(OSError, ValueError):
-                self._append_notes()
-                self._fsync(self._file.fileno())
-            self._file.close()
-
-    def _write(self, group: list[tuple[bytes, Callable[[], None]]]) -> None:
-        """Append and sync a group of records; GroupCommit's write."""
-        if self._closed:
-            raise OSError("the exposee is shutting down")
-        if self._file.closed:
-            self._open()  # which failed after compacting
-        self._append_notes()
-        before = self._size
-        try:
-            self._append(b"".join(record for record, _ in group))
-            self._fsync(self._file.fileno())
-        except OSError:
-            self._cut(before)
-            raise
-        for _, accepted in group:
-            accepted()
-
-    def _append_notes(self) -> None:
-        if not self._notes:
-            return
-        notes = [self._notes.popleft() for _ in range(len(self._notes))]
-        try:
-            self._append(b"".join(notes))
-        except OSError:
-            self._notes.extendleft(reversed(notes))  # they wait for better times
-            raise
-
-    def _append(self, data: bytes) -> None:
-        """Write all of `data`, or leave the file as it was."""
-        if self._file.seek(0, os.SEEK_END) != self._size:
-            self._cut(self._size)  # what an earlier failure could not cut off
-        written = 0
-        try:
-            while written < len(data):  # a disk that fills up takes a part, and says so only at the next call
-                written += self._file.write(memoryview(data)[written:])
-        except OSError:
-            self._cut(self._size)
-            raise
-        self._size += len(data)
-
-    def _cut(self, size: int) -> None:
-        with contextlib.suppress(OSError):
-            os.truncate(self._file.fileno(), size)
-        self._size = size
-
-
-def _private(name: str, flags: int) -> int:
-    """An opener for files that nobody else may read."""
-    return os.open(name, flags, 0o600)
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line) if line.endswith(b"\n") else None
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
 # --- files ----------------------------------------------------------------------------------------------------
 
 
@@ -534,7 +383,7 @@ def replace(path: Path, data: bytes | bytearray, fsync: Fsync, mode: int = 0o644
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_directory(path, fsync)
+    sync_directory(path, fsync)
 
 
 def _rename(temporary: Path, path: Path) -> None:
@@ -547,7 +396,8 @@ def _rename(temporary: Path, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def _sync_directory(path: Path, fsync: Fsync) -> None:
+def sync_directory(path: Path, fsync: Fsync) -> None:
+    """Sync the directory that holds `path`: a new name is not on the disk before that."""
     if os.name != "nt":  # Windows has no such thing
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
@@ -556,8 +406,8 @@ def _sync_directory(path: Path, fsync: Fsync) -> None:
             os.close(descriptor)
 
 
-def _lock(path: Path) -> IO[bytes]:
-    """A file that one process can hold; the operating system lets go of it when the process ends, however."""
+def lock(path: Path) -> IO[bytes]:
+    """A file beside `path` that one process can hold; the system lets go of it when the process ends, however."""
     try:
         file = open(path.with_suffix(".lock"), "ab")  # noqa: SIM115: the lock lasts as long as it is open
     except OSError as error:
@@ -573,5 +423,5 @@ def _lock(path: Path) -> IO[bytes]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise StoreError(f"{path}: another exposee has it; stop that one, or name another --store") from None
+        raise StoreError(f"{path}: another exposee has it; stop that one, or name a --store in another folder") from None
     return file

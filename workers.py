@@ -59,9 +59,6 @@ class Lane:
         """Whether an attempt may begin."""
         return bool(self.urgent or self.waiting and self.under_way < self.window)
 
-    def idle(self) -> bool:
-        return not (self.urgent or self.waiting or self.retrying or self.under_way)
-
     def take(self) -> Delivery:
         """The next delivery of a lane that is ready; it is under way from now on."""
         self.under_way += 1
@@ -190,7 +187,7 @@ class Workers:
             trips = self._next(worker)
         while trips:
             if worker.place == QUICK:
-                self._post_batch(worker, trips)
+                self._send_batch(worker, trips)
             else:
                 self._run(worker, trips[0])
             with self._lock:
@@ -215,7 +212,8 @@ class Workers:
                 break
             if not woken:
                 worker.wake.acquire()  # somebody woke it at the very moment it gave up
-            self._coming -= self._running
+            if self._running:
+                self._coming -= 1
         self._workers.discard(worker)
         return []
 
@@ -270,8 +268,19 @@ class Workers:
 
     # Sending; all of this is called without the lock
 
-    def _post_batch(self, worker: _Worker, trips: list[Trip]) -> None:
-        """Post all, then look for the answers."""
+    def _send_batch(self, worker: _Worker, trips: list[Trip]) -> None:
+        """Post as many as there are connections for and look for the answers, until all are sent."""
+        while trips and worker.place == QUICK:
+            unsent = self._post_batch(trips)
+            if len(unsent) == len(trips):  # there is no connection: to open one may take its time
+                self._run(worker, unsent.pop(0))
+            trips = unsent
+        if trips:  # it took its time, and the place is gone
+            with self._lock:
+                self._give_back(trips)
+
+    def _post_batch(self, trips: list[Trip]) -> list[Trip]:
+        """Post all, then look for the answers; returns those for which there was no connection."""
         for trip in trips:
             self._try(trip, self._post)
         until = time.monotonic() + PATIENCE
@@ -285,12 +294,7 @@ class Workers:
             with self._lock:
                 self._late.extend(late)
                 self.call()
-        unsent = [trip for trip in trips if not trip.call and not trip.exchange]
-        while unsent and worker.place == QUICK:  # there is no connection yet: to open one may take its time
-            self._run(worker, unsent.pop(0))
-        if unsent:  # it took its time, and the place is gone
-            with self._lock:
-                self._give_back(unsent)
+        return [trip for trip in trips if not trip.call and not trip.exchange]
 
     def _post(self, trip: Trip) -> None:
         self._compose(trip)

@@ -39,7 +39,7 @@ EVENT, OTHER, THIRD = "payment_received", "payment_processed", "invoice_complete
 DATA = {"amount": 100, "currency": "USD"}
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the one of the Standard Webhooks specification
 PATIENCE = 60.0  # seconds for anything that is waited for: who takes longer is broken, not slow
-BUDGET = 240.0  # seconds after which no round is begun that would not end by then
+BUDGET = 280.0  # seconds after which no round is begun that would not end by then
 CLIENTS = 8
 
 
@@ -64,7 +64,7 @@ class Numbers(NamedTuple):
     journal: int = 100_000
     history: int = 10_000
     limit: int = 20_000
-    naive_patience: float = 5.0  # for a naive sender beside receivers that hang: it would take hours
+    naive_patience: float = 15.0  # for a naive sender beside receivers that hang: it would take hours
 
 
 QUICK = Numbers(50, 100, 20, 5, (100, 1_000), 50, 10, 10, 5, 200, 1, 500, 300, 1_000, 0.5)
@@ -401,15 +401,16 @@ class Bench:
                 self.repeated(sender, n.events, n.well)
                 self.add("exposee answering", self.events(sender, OTHER, n.well + n.hung))
                 self.add("exposee hanging", self.events(sender, THIRD, n.well))
-            self.tell("naive: beside receivers that hang")
-            with self.sender(webhooks, naive=True) as sender:
-                self.add("naive answering", self.events(sender, OTHER, n.well + n.hung))
-                start, began = self.count(), time.perf_counter()
-                for _ in range(n.events):
-                    sender.client.trigger(THIRD)
-                while self.count() - start < n.events * n.well and time.perf_counter() - began < n.naive_patience:
-                    time.sleep(0.02)
-                self.add("naive hanging", time.perf_counter() - began)
+            if not self.samples["naive hanging"]:  # once is enough for what is that far off
+                self.tell("naive: beside receivers that hang")
+                with self.sender(webhooks, naive=True) as sender:
+                    self.add("naive answering", self.events(sender, OTHER, n.well + n.hung))
+                    start, began = self.count(), time.perf_counter()
+                    for _ in range(n.events):
+                        sender.client.trigger(THIRD)
+                    while self.count() - start < n.events * n.well and time.perf_counter() - began < n.naive_patience:
+                        time.sleep(0.02)
+                    self.add("naive hanging", time.perf_counter() - began)
 
     def events(self, sender: Sender, event: str, answers: int) -> float:
         with self.arriving(self.n.events * answers) as took:
@@ -458,12 +459,12 @@ class Bench:
         self.tell(f"exposee: {n.history:,} messages in the history")
         with self.sender([(self.url("one"), EVENT)]) as sender:
             costs = []
-            for _ in range(max(3, n.history // n.stream + 2)):
+            for _ in range(n.history // n.stream + 3):
                 with self.arriving(n.stream) as took:
                     sender.trigger_many(EVENT, n.stream)
                 costs.append(took[0] / n.stream)
-            self.add("empty history", costs[0])
-            self.add("full history", statistics.median(costs[-2:]))
+            self.add("empty history", statistics.median(costs[:3]))
+            self.add("full history", statistics.median(costs[-3:]))
 
 
 def bare_replacement(path: Path) -> float:
@@ -624,7 +625,7 @@ def plot(samples: dict[str, list[float]], stored: Sequence[int]) -> str:
         "<title>What a delivery and a registration cost, by the number of webhooks stored</title>",
         f"<style>{STYLE}</style>",
         f'<rect class="ground" width="{WIDTH}" height="{HEIGHT}" rx="6"/>',
-        f'<text x="{LEFT}" y="26" font-weight="600">Cost of one, in milliseconds (both axes logarithmic)</text>',
+        f'<text x="{LEFT}" y="26" font-weight="600">What one of them costs (both axes logarithmic)</text>',
         f'<text x="{(LEFT + right) / 2}" y="{HEIGHT - 14}" text-anchor="middle">webhooks stored</text>',
         f'<text transform="translate(20 {(TOP + bottom) / 2}) rotate(-90)" text-anchor="middle">milliseconds</text>',
     ]

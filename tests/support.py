@@ -21,10 +21,10 @@ sys.path.insert(0, str(ROOT))
 from addresses import Guard  # noqa: E402
 from delivery import PostOffice  # noqa: E402
 from exposee import Exposee, url_problem  # noqa: E402
-from store import Journal, WebhookStore  # noqa: E402
+from journal import Journal  # noqa: E402
+from store import WebhookStore  # noqa: E402
 from transport import Transport  # noqa: E402
 from wire import Server  # noqa: E402
-
 
 # --- a client that writes bytes -----------------------------------------------------------------------------
 

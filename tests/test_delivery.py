@@ -32,10 +32,11 @@ from support import SECONDS, Client, Listener, Pair, eventually, held, request
 
 import delivery as office_module
 import messages
-import store as store_module
+import journal as journal_module
 from delivery import JITTER, RETRY_SCHEDULE, Full, NotPossible, PostOffice
+from journal import Journal
 from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, PENDING, RETRYING, Delivery, Message
-from store import Journal, StoreError, WebhookStore
+from store import StoreError, WebhookStore
 from transport import Exchange
 
 EVENT, OTHER = "payment_received", "invoice_completed"
@@ -553,7 +554,7 @@ def test_a_redelivery_survives_a_restart(
             desk.office.redeliver(delivery)
             eventually(lambda: delivery.state == DELIVERING)
             if compacted:
-                monkeypatch.setattr(store_module, "COMPACT_BYTES", 0)
+                monkeypatch.setattr(journal_module, "COMPACT_BYTES", 0)
                 inode = desk.journal.path.stat().st_ino
                 desk.office.ping()  # wakes the overseer
                 eventually(lambda: desk.journal.path.stat().st_ino != inode, "compaction")
@@ -687,7 +688,7 @@ def test_shutdown_closes_watchers(desk: Desk) -> None:
 
 
 def test_compaction_under_load_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "COMPACT_BYTES", 5_000)
+    monkeypatch.setattr(journal_module, "COMPACT_BYTES", 5_000)
     answers = random.Random(1)
     urls = [f"http://{number}.test/" for number in range(4)]
     options: dict[str, Any] = {"clock": time.time, "schedule": (0.01,) * 30}

@@ -7,8 +7,10 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,9 +21,11 @@ from typing import Any
 import pytest
 from support import SECONDS, Client, Pair, Program, eventually, held, request
 
+import journal as journal_module
 import store
 from exposee import url_problem
-from store import Journal, StoreError, WebhookStore
+from journal import Journal
+from store import StoreError, WebhookStore
 
 SECRETS = ["whsec_" + letter * 32 for letter in "ABC"]
 A, B, C, D = ENTRIES = [
@@ -544,9 +548,10 @@ def record(number: int, size: int = 0) -> bytes:
 
 def numbers(path: Path) -> list[int]:
     """The records that a start would read, by number; every line has to be whole."""
-    journal = Journal(path, no_sync)
-    found = [it["number"] for it in journal.read()]
-    journal.close()
+    with tempfile.TemporaryDirectory() as folder:  # a copy: its owner may have it open
+        journal = Journal(shutil.copy(path, folder), no_sync)
+        found = [it["number"] for it in journal.read()]
+        journal.close()
     assert journal.warning is None
     return found
 
@@ -642,6 +647,15 @@ def test_a_broken_line_elsewhere_stops_the_start_and_is_left_alone(broken: bytes
     assert path.read_bytes() == data
 
 
+def test_two_stores_in_one_folder_do_not_share_a_journal(tmp_path: Path) -> None:
+    """The second exposee would cut what the first one appends, and the first one what the second one does."""
+    journal = Journal(tmp_path / "deliveries.jsonl", no_sync)
+    with pytest.raises(StoreError, match="deliveries.jsonl: another exposee has it"):
+        Journal(tmp_path / "deliveries.jsonl", no_sync)
+    journal.close()
+    Journal(tmp_path / "deliveries.jsonl", no_sync).close()
+
+
 @pytest.mark.parametrize("name, line", [("webhooks.json", 2), ("deliveries.jsonl", 2)])
 def test_the_program_says_in_one_line_which_file_stops_it(name: str, line: int, tmp_path: Path) -> None:
     text = f"[{GOOD},\nnonsense" if name == "webhooks.json" else '{"a": 1}\nnonsense\n{"a": 1}\n'
@@ -711,7 +725,7 @@ def test_a_disk_that_is_really_full_tears_no_line(small_disk: Path) -> None:
 @pytest.fixture
 def grown(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> Journal:
     """A journal that has grown enough to be compacted: records 0 to 99."""
-    monkeypatch.setattr(store, "COMPACT_BYTES", 1_000)
+    monkeypatch.setattr(journal_module, "COMPACT_BYTES", 1_000)
     for number in range(100):
         journal.note(record(number))
     journal.flush()
