@@ -24,7 +24,8 @@ def members(request: Request, *known: str) -> dict[str, Any]:
     """The request's body, which has to be an object; other members than the known ones are ignored."""
     body = request.json()
     if not isinstance(body, dict):
-        raise Problem(422, f"the body is {shown(body)}, expected an object with {', '.join(known)}")
+        was = "null" if body is None else shown(body)
+        raise Problem(422, f"the body is {was}, expected an object with {', '.join(known)}")
     return body
 
 

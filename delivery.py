@@ -25,7 +25,6 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from email.utils import formatdate
 from typing import Any
 
 from journal import Journal
@@ -482,7 +481,7 @@ class PostOffice:
 
     def _log_attempt(self, delivery: Delivery, attempt: Attempt) -> None:
         outcome = attempt.error or f"{attempt.status} in {attempt.duration * 1000:.0f} ms"
-        again = f", next attempt {formatdate(delivery.due, usegmt=True)}" if delivery.due else ""
+        again = f", next attempt in {max(0.0, delivery.due - self._clock()):.0f} s" if delivery.due else ""
         self._log(f"{delivery.message.event} -> {delivery.url}: {outcome}, {delivery.state}{again}")
 
     # Time
@@ -551,6 +550,8 @@ class PostOffice:
             for watcher in self._watchers:
                 watcher.close()
         self._stir.set()
+        if self._workers.under_way:
+            self._log(f"Waiting up to {seconds:.0f} s for what is under way: {self._workers.under_way}")
         deadline = time.monotonic() + seconds
         while self._workers.under_way and time.monotonic() < deadline:
             time.sleep(0.01)

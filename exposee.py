@@ -33,7 +33,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -318,15 +318,13 @@ def page_answer(path: Path) -> Answer:
     return Answer(200, page, headers, "text/html; charset=utf-8")
 
 
-class storing:
+@contextlib.contextmanager
+def storing() -> Iterator[None]:
     """What the disk or the office refuses is the client's 503."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (StoreError, Full)):
-            raise Problem(503, str(error), {"Retry-After": "5"}) from None
+    try:
+        yield
+    except (StoreError, Full) as error:
+        raise Problem(503, str(error), {"Retry-After": "5"}) from None
 
 
 # --- the command line ----------------------------------------------------------------------------------------
@@ -392,8 +390,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         server = Server((options.host, options.port), exposee.routes, printer if options.raw else None)
     except (StoreError, OSError) as error:
         return terminal.fail(error, 2)
-    if journal.warning:
-        print(f"warning: {journal.warning}", file=sys.stderr)
+    unknown = {entry["event"] for entry in store.webhooks()} - set(options.event_types)
+    warnings = [f"{options.store}: nobody can trigger {name}, an unknown event type" for name in sorted(unknown)]
+    for warning in [journal.warning, *warnings]:
+        if warning:
+            print(f"warning: {terminal.printable(warning)}", file=sys.stderr)
     stop_on_signals(server)
     stay_on_one_core()
     print(f"Exposee on {server.url}, Ctrl-C stops it", flush=True)
@@ -401,7 +402,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     server.run()
     waiting = office.close()
     printer.close()
-    print(f"Stopped; {waiting} deliveries wait in {journal.path}")
+    print(f"Stopped; {waiting} {'delivery waits' if waiting == 1 else 'deliveries wait'} in {journal.path}")
     return 0
 
 

@@ -98,7 +98,7 @@ class Journal:
                 self._compacted_size = self._size
 
     def _open(self) -> None:
-        self._file = open(self.path, "ab", buffering=0, opener=_private)  # noqa: SIM115: open as long as we are
+        self._file = open(self.path, "ab", buffering=0, opener=_private)
         self._size = self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:

@@ -32,8 +32,8 @@ class Attempt:
 
     __slots__ = ("time", "duration", "status", "error", "request", "response", "received")
 
-    def __init__(self, began: float, duration: float, status: int, error: str | None) -> None:
-        self.time, self.duration, self.status, self.error = began, duration, status, error
+    def __init__(self, started: float, duration: float, status: int, error: str | None) -> None:
+        self.time, self.duration, self.status, self.error = started, duration, status, error
         self.request: bytes | None = None
         self.response: bytes | None = None
         self.received = 0

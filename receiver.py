@@ -43,15 +43,17 @@ PING_BACK_SECONDS = 10.0
 
 
 class Receiver:
-    """The handler. `secret` empty: signatures are not looked at. `confirm` is called with each ping's event."""
+    """The handler. `secret` empty: signatures are not looked at. `confirm` is called
+    after each ping has been answered, `say` with what people should read."""
 
     def __init__(
         self,
         secret: str = "",
         clock: Callable[[], float] = time.time,
         confirm: Callable[[], None] | None = None,
+        say: Callable[..., None] | None = None,
     ) -> None:
-        self._secret, self._clock, self._confirm = secret, clock, confirm
+        self._secret, self._clock, self._confirm, self._say = secret, clock, confirm, say or print_lines
         self._lock = threading.Lock()  # guards the two below
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._misbehaved: dict[str, int] = {}  # by request target
@@ -63,19 +65,19 @@ class Receiver:
         if self._secret:
             check = verify(self._secret, request.headers, request.body or b"", self._clock())
             if not check.good:
-                say(line, "  refused with 401, because", *(f"    {reason}" for reason in check.reasons))
+                self._say(line, "  refused with 401, because", *(f"    {reason}" for reason in check.reasons))
                 raise Problem(401, "the signature does not verify; the receiver's terminal says why")
             line += f" ({check.reasons[0]})"
         behaviour = self._behaviour(request)
         message_id = request.headers.get("webhook-id", "")
         if behaviour:
-            say(line, f"  answered as asked: respond={request.query['respond']}")
+            self._say(line, f"  answered as asked: respond={request.query['respond']}")
             if not 200 <= behaviour.status < 300 or behaviour.raw or behaviour.stream:
                 return behaviour
         if message_id and self._is_duplicate(message_id):
             line += f" (duplicate: {message_id} was acknowledged before)"
         if not behaviour:
-            say(line)
+            self._say(line)
         answer = behaviour or Answer(204)
         if isinstance(payload, dict) and payload.get("event") == "ping":
             answer.then = self._confirm
@@ -112,8 +114,8 @@ class Receiver:
         raise Problem(422, f"respond={name[:40]} is unknown, expected a status or one of {', '.join(BEHAVIOUR)}")
 
 
-def say(*lines: str) -> None:
-    """Print these lines together, in one write: other threads print, too."""
+def print_lines(*lines: str) -> None:
+    """Print these lines together, in one write."""
     sys.stdout.write("\n".join([*map(terminal.printable, lines), ""]))
     sys.stdout.flush()
 
@@ -306,7 +308,7 @@ def new_secret() -> str:
     return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
-def confirm_ping(exposee: str, url: str) -> None:
+def confirm_ping(exposee: str, url: str, say: Callable[..., None]) -> None:
     """Tell the exposee that its ping has arrived at `url`; in a thread, so that no delivery waits behind it."""
     target = exposee.rstrip("/") + "/webhooks/ping-back"
 
@@ -345,9 +347,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     secret = options.secret or os.environ.get("WEBHOOK_SECRET", "")
     if secret.startswith("whsec_") and not _key(secret):
         return terminal.fail("the secret is not whsec_ and base64; make one with --new-secret", 2)
-    confirm = (lambda: confirm_ping(options.ping_back, options.url)) if options.url else None
-    receiver = Receiver(secret, confirm=confirm)
-    printer = terminal.Printer()
+    printer = terminal.Printer()  # so that nobody who delivers waits for our terminal
+    confirm = (lambda: confirm_ping(options.ping_back, options.url, printer.say)) if options.url else None
+    receiver = Receiver(secret, confirm=confirm, say=printer.say)
     try:
         server = Server((options.host, options.port), receiver.routes, printer if options.raw else None)
     except OSError as error:

@@ -4,8 +4,8 @@
                                --events payment_received,invoice_completed
     python register_webhook.py --ping | --ping-back | --unregister
 
-It sends one request, prints the answer and ends: with exit code 0, with 1 when the exposee refused or could not
-be reached, with 2 when an option made no sense.
+It sends one request (with --unregister, one for each event), prints the answer and ends: with exit code 0, with 1
+when the exposee refused or could not be reached, with 2 when an option made no sense.
 """
 
 from __future__ import annotations
@@ -49,23 +49,35 @@ def failure(exchange: Exchange) -> str | None:
 
 
 def run(options: argparse.Namespace, transport: Transport) -> int:
-    """Send the requests, one after the other, until one fails."""
+    """Send the requests, one after the other; 1 if any of them failed."""
+    code = 0
     for title, method, path, body in calls(options):
         url = options.exposee.rstrip("/") + path
         exchange = transport.send(url, request_json(method, url, body), SECONDS)
         if options.raw:
-            printer = terminal.Printer()
-            sent, came = ("> ", exchange.request, None), ("< ", exchange.response, exchange.received)
-            printer.show(f"--- {method} {url}", sent, came)
-            printer.close()
+            show(f"--- {method} {url}", exchange)
         problem = failure(exchange)
         if problem:
             what = "Registration" if title == "Register" else title
-            print(f"{what} failed: {terminal.printable(problem)}", file=sys.stderr)
-            return 1
-        answer = exchange.body.decode("utf-8", "replace").strip()
-        print(f"{title} Response: {exchange.status} {terminal.printable(answer)}")
-    return 0
+            which = f" of {body['event']}" if title == "Unregister" else ""
+            print(terminal.printable(f"{what}{which} failed: {problem}"), file=sys.stderr)
+            code = 1
+            if exchange.error:
+                break  # nobody is there: nor will be for the next one
+        else:
+            answer = exchange.body.decode("utf-8", "replace").strip()
+            print(f"{title} Response: {exchange.status} {terminal.printable(answer)}")
+    return code
+
+
+def show(title: str, exchange: Exchange) -> None:
+    printer = terminal.Printer()
+    printer.show(title, ("> ", exchange.request, None), ("< ", exchange.response, exchange.received))
+    printer.close()
+
+
+def event_names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     mine = env.get("WEBHOOK_URL", "http://localhost:8080/webhook-receiver")
     add("--exposee", type=terminal.web_url, default=theirs, help="the exposee's URL; or EXPOSEE_URL")
     add("--url", type=terminal.web_url, default=mine, help="the receiver's URL; or WEBHOOK_URL")
-    add("--events", type=lambda text: text.split(","), default="payment_received", help="event types, by commas")
+    add("--events", type=event_names, default="payment_received", help="event types, by commas")
     add("--secret", help="whsec_…, to have deliveries signed; or WEBHOOK_SECRET, which ps does not show")
     what = options.add_mutually_exclusive_group()
     what.add_argument("--unregister", action="store_true", help="unregister the events instead")

@@ -409,7 +409,7 @@ def sync_directory(path: Path, fsync: Fsync) -> None:
 def lock(path: Path) -> IO[bytes]:
     """A file beside `path` that one process can hold; the system lets go of it when the process ends, however."""
     try:
-        file = open(path.with_suffix(".lock"), "ab")  # noqa: SIM115: the lock lasts as long as it is open
+        file = open(path.with_suffix(".lock"), "ab")  # the lock lasts as long as it is open
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
     try:
@@ -423,5 +423,5 @@ def lock(path: Path) -> IO[bytes]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise StoreError(f"{path}: another exposee has it; stop that one, or name a --store in another folder") from None
+        raise StoreError(f"{path}: another exposee has it; stop that one, or put --store in another folder") from None
     return file

@@ -81,14 +81,14 @@ class Printer:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._colour = self._stream.isatty() and "NO_COLOR" not in os.environ  # no-color.org
-        self._queue: queue.SimpleQueue[str | Callable[[], Iterable[Line]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[str, ...] | Callable[[], Iterable[Line]] | None] = queue.SimpleQueue()
         self._left_out = 0
         self._thread = threading.Thread(target=self._run, name="printer", daemon=True)
         self._thread.start()
 
-    def say(self, text: str) -> None:
-        """Print one line."""
-        self._put(text)
+    def say(self, *lines: str) -> None:
+        """Print these lines together."""
+        self._put(lines)
 
     def show(self, title: str, *messages: tuple[str, bytes, int | None]) -> None:
         """Print an exchange: a title, then each (mark, first bytes, length in all) as a transcript."""
@@ -100,7 +100,7 @@ class Printer:
         self._queue.put(None)
         self._thread.join(1)
 
-    def _put(self, item: str | Callable[[], Iterable[Line]]) -> None:
+    def _put(self, item: tuple[str, ...] | Callable[[], Iterable[Line]]) -> None:
         if self._queue.qsize() < QUEUED:
             self._queue.put(item)
         else:
@@ -109,7 +109,7 @@ class Printer:
     def _run(self) -> None:
         printed = 0
         while (item := self._queue.get()) is not None:
-            self._print([("", printable(item))] if isinstance(item, str) else item())
+            self._print([("", printable(line)) for line in item] if isinstance(item, tuple) else item())
             printed += 1
             if printed % BATCH == 0:
                 time.sleep(PAUSE)

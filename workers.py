@@ -4,10 +4,11 @@ Deliveries for one URL wait in a *lane*. A lane has a window, the number of atte
 it: it opens with each success and closes to one with a failure. A lane that has work stands in the queue for
 its pace, which is what its last attempt was like:
 
-    QUICK    answered within PATIENCE: a few workers are enough for any number of these
+    QUICK    over within PATIENCE, whatever the outcome: one worker is enough for any number of these
     NEW      nothing is known yet
-    STEADY   answered, but slowly: each attempt needs a thread that waits for it
-    FAILING  did not answer, or not with 2xx
+    STEADY   answered with 2xx, but slowly: each attempt needs a thread that waits for it
+    FAILING  slow, and then no answer or not 2xx
+    LATE     not lanes but attempts: begun by a quick worker, and not over within PATIENCE
 
 Each queue has a limited number of places for workers, so that the one kind cannot take the threads of the other.
 And nobody sits on a place that others need: a quick worker posts a batch of requests before it looks for the first

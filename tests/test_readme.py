@@ -27,7 +27,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 PROGRAMS = {f"{module.__name__}.py": module.parser for module in (exposee, receiver, register_webhook)}
 MODULES = sorted(ROOT.glob("*.py"))
 INTEGRATORS = {"receiver", "register_webhook"}
-EXPOSEES = {"exposee", "access", "checks", "store", "delivery", "messages", "workers"}
+EXPOSEES = {"exposee", "access", "checks", "store", "journal", "delivery", "messages", "workers"}
 
 VARIES = {  # what is another one each time
     r"\b(msg|dlv)_\w+": r"\1_ID",

@@ -403,7 +403,7 @@ def test_a_ping_is_answered_before_it_is_confirmed_and_nothing_else_is_confirmed
 
 
 def test_a_ping_back_that_fails_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    confirm_ping(f"http://127.0.0.1:{free_port()}", "http://localhost/")
+    confirm_ping(f"http://127.0.0.1:{free_port()}", "http://localhost/", print)
     assert eventually(lambda: capsys.readouterr().out).startswith("Ping-back Response: connection refused")
 
 

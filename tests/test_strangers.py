@@ -110,19 +110,27 @@ def test_webhooks_are_limited_in_number(pair: Pair, monkeypatch: pytest.MonkeyPa
     assert register("c", A).status == 200
 
 
-def test_pings_of_many_strangers_are_one_for_each_receiver(pair: Pair, listener: Listener) -> None:
-    gate = threading.Event()
+def test_pings_of_many_strangers_are_one_for_each_receiver(
+    pair: Pair, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, pinged, ping = threading.Event(), threading.Semaphore(0), pair.office.ping
 
     def answer(connection: socket.socket) -> None:
         assert gate.wait(SECONDS)
         connection.sendall(NO_CONTENT)
 
+    def counted() -> Any:
+        result = ping()
+        pinged.release()
+        return result
+
     listener.answer = answer
     pair.register(listener.url(), A)
+    monkeypatch.setattr(pair.office, "ping", counted)
     with ThreadPoolExecutor(12) as pool, held(gate):
         asked = [pool.submit(pair.call, "GET", "/ping", None, **TUNNEL) for _ in range(12)]
         listener.next()
-        eventually(lambda: len(pair.office._waits) == 1 and len(next(iter(pair.office._waits.values()))) == 12)
+        assert all(pinged.acquire(timeout=SECONDS) for _ in asked)
         gate.set()
         answers = [it.result(SECONDS) for it in asked]
     assert {answer.status for answer in answers} == {200}
@@ -518,7 +526,7 @@ def test_secrets_and_tokens_are_shown_nowhere(tmp_path: Path, listener: Listener
         delivery = seen[-1].json()["deliveries"][0]["id"]
         lists = ("/ping", "/webhooks", "/deliveries", f"/deliveries/{delivery}", "/health", "/event-types")
         seen += [call("GET", path, None, **TUNNEL, **BEARER) for path in lists]
-        wrong = {"Authorization": f"Basic {TOKEN}"}, {"Authorization": f"Bearer {TOKEN}x"}, {}
+        wrong: list[dict[str, str]] = [{"Authorization": f"Basic {TOKEN}"}, {"Authorization": f"Bearer {TOKEN}x"}, {}]
         seen += [call("GET", "/webhooks", None, **TUNNEL, **fields) for fields in wrong]
         assert [answer.status for answer in seen[-3:]] == [401] * 3
         for odd in (SECRET[:-9], {"secret": SECRET}):
