@@ -101,7 +101,8 @@ class Exposee:
         url, secret = check_url(body.get("url")), check_secret(body.get("secret"))
         events = self._check_event_types(body.get("event_types"))
         self._check_destination(request, url)
-        if self._store.count() + len(events) > MAX_WEBHOOKS:
+        more = [event for event in events if not self._store.registered(url, event)]
+        if more and self._store.count() + len(more) > MAX_WEBHOOKS:
             raise Problem(503, f"{MAX_WEBHOOKS:,} webhooks are the limit: unregister some", {"Retry-After": "3600"})
         with storing():
             self._store.register(url, events, secret, self._permit(request, secret))
@@ -174,7 +175,7 @@ class Exposee:
     def deliveries(self, request: Request) -> Answer:
         self._owner_only(request)
         wanted, limit = request.query, request.query.get("limit", "100")
-        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:6]) <= 1_000):
+        if not re.fullmatch("[1-9][0-9]{0,3}", limit) or int(limit) > 1_000:
             raise Problem(422, f"limit is {shown(limit)}, expected a number from 1 to 1000")
         if wanted.get("state", STATES[0]) not in STATES:
             raise Problem(422, f"state is {shown(wanted['state'])}, expected one of {', '.join(STATES)}")
@@ -370,40 +371,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run an exposee until it is told to stop. 0 then; 2 for what keeps it from starting."""
     terminal.set_up()
     options = parser().parse_args(argv)
+    with contextlib.ExitStack() as files:
+        try:
+            server, office, journal, printer = build(options, files)
+        except (StoreError, OSError) as error:
+            return terminal.fail(error, 2)
+        stop_on_signals(server)
+        stay_on_one_core()
+        print(f"Exposee on {server.url}, Ctrl-C stops it", flush=True)
+        office.start()
+        server.run()
+        waiting = office.close()
+        printer.close()
+    print(f"Stopped; {waiting} {'delivery waits' if waiting == 1 else 'deliveries wait'} in {journal.path}")
+    return 0
+
+
+def build(
+    options: argparse.Namespace, files: contextlib.ExitStack
+) -> tuple[Server, PostOffice, Journal, terminal.Printer]:
+    """Put the rooms of the house together. `files` closes in the end what has been opened."""
     printer = terminal.Printer()
     guard = Guard(options.allow_private)
+    store = WebhookStore(options.store, url_problem)
+    files.callback(store.close)
+    journal = Journal(options.store.with_name("deliveries.jsonl"))
+    files.callback(journal.close)
+    office = PostOffice(
+        store,
+        journal,
+        Transport(guard),
+        schedule=options.retry_schedule,
+        timeout=options.timeout,
+        workers=options.workers,
+        log=printer.say,
+        watch_bytes=show_attempt(printer) if options.raw else None,
+    )
     token = options.token or os.environ.get("EXPOSEE_TOKEN", "")
-    try:
-        store = WebhookStore(options.store, url_problem)
-        journal = Journal(options.store.with_name("deliveries.jsonl"))
-        office = PostOffice(
-            store,
-            journal,
-            Transport(guard),
-            schedule=options.retry_schedule,
-            timeout=options.timeout,
-            workers=options.workers,
-            log=printer.say,
-            watch_bytes=show_attempt(printer) if options.raw else None,
-        )
-        exposee = Exposee(store, office, event_types=options.event_types, guard=guard, token=token)
-        server = Server((options.host, options.port), exposee.routes, printer if options.raw else None)
-    except (StoreError, OSError) as error:
-        return terminal.fail(error, 2)
+    exposee = Exposee(store, office, event_types=options.event_types, guard=guard, token=token)
+    server = Server((options.host, options.port), exposee.routes, printer if options.raw else None)
     unknown = {entry["event"] for entry in store.webhooks()} - set(options.event_types)
     warnings = [f"{options.store}: nobody can trigger {name}, an unknown event type" for name in sorted(unknown)]
     for warning in [journal.warning, *warnings]:
         if warning:
             print(f"warning: {terminal.printable(warning)}", file=sys.stderr)
-    stop_on_signals(server)
-    stay_on_one_core()
-    print(f"Exposee on {server.url}, Ctrl-C stops it", flush=True)
-    office.start()
-    server.run()
-    waiting = office.close()
-    printer.close()
-    print(f"Stopped; {waiting} {'delivery waits' if waiting == 1 else 'deliveries wait'} in {journal.path}")
-    return 0
+    return server, office, journal, printer
 
 
 def stay_on_one_core() -> None:

@@ -104,6 +104,8 @@ class Journal:
     def close(self) -> None:
         """Write and sync what is left."""
         with self._commits.turn:
+            if self._closed:
+                return
             self._closed = True
             with contextlib.suppress(OSError, ValueError):
                 self._append_notes()

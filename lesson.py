@@ -30,19 +30,22 @@ word. In what follows, lines that begin with `> ` were sent and lines that begin
 made up: both programs run on this machine, and the bytes are those that went through their sockets.
 
 Every chapter ends with an exercise. For that, open a second terminal in this directory and type
-`python -i lesson.py`. You get a Python prompt with the two functions of chapter 1 in it, and
-`print(talk(3000, request("GET", "/health")).decode())` asks the program that listens on port 3000. The solutions
-are functions too: they take the ports of the two programs, and an `assert` in them says what has to be so.
+`python3 -i lesson.py` (on Windows `py -i lesson.py`). You get a Python prompt with the two functions of chapter 1 in
+it, and `print(talk(3000, request("GET", "/health")).decode())` asks the program that listens on port 3000. A
+body has to be text, so `json` is at hand: `json.dumps({"url": receiver_url(8080)})`, where `receiver_url` makes the
+receiver's URL from its port. The solutions are functions too: they take the ports of the two programs, and an `assert`
+in them says what has to be so.
 """
 
 LIVE = """
-While this walkthrough waits for Enter, both programs run: each chapter says on which ports.
+While this walkthrough waits for Enter, both programs run. Each chapter says on which ports, and its exercise says it
+again; these are the ports to type.
 """
 
 ON_THIS_PAGE = """
-This page is what `python walkthrough.py --markdown` prints. Run `python walkthrough.py` to have it happen before
+This page is what `python3 walkthrough.py --markdown` prints. Run `python3 walkthrough.py` to have it happen before
 your eyes, a step at a time; while it waits for Enter, both programs are there for your own experiments. Or start them
-yourself: `python exposee.py` listens on port 3000, `python receiver.py` on port 8080.
+yourself: `python3 exposee.py` listens on port 3000, `python3 receiver.py` on port 8080.
 
 What differs in every run (ids, times, ports, signatures, durations) has been replaced on this page by values of the
 same length that never change.
@@ -227,14 +230,14 @@ def ping(lesson: Lesson) -> None:
         arrives. We lay the two side by side.
         """,
     )
-    delivery = lesson.delivery(answer["id"])
+    delivery = lesson.delivery(answer["id"], url)
     attempt = delivery["attempts"][0]
     lesson.show(
         "At the exposee's end (`>` was sent, `<` came back)",
         ("> ", attempt["request"].encode("latin-1")),
         ("< ", attempt["response"].encode("latin-1")),
     )
-    lesson.show_arrived()
+    lesson.show_arrived(answer["id"])
     lesson.show_printed('"ping"')
     lesson.notice(
         "They are the same lines with the marks turned round: what one sends comes to the other.",
@@ -248,8 +251,9 @@ def ping(lesson: Lesson) -> None:
     lesson.step(
         "The ping-back",
         """
-        A 204 proves that something answers at that address. A *ping-back* proves that it is the integrator's own
-        program, because it says so itself: it calls the exposee, and gets the payload of the ping back.
+        A 204 says that something answers at that address. With a *ping-back* the integrator claims that the ping has
+        arrived: it calls the exposee, which makes a note of that and answers with the payload of the ping. It proves
+        nothing: the payload is always the same, and anybody can ask for it.
         """,
     )
     lesson.send("Sent to the exposee, and answered", request("POST", "/webhooks/ping-back", json.dumps({"url": url})))
@@ -275,8 +279,9 @@ def solution_3(exposee: int, receiver: int) -> bytes:
 
 def trigger(lesson: Lesson) -> None:
     other = lesson.stage.start_receiver()
-    lesson.register(receiver_url(lesson.receiver))
-    lesson.register(receiver_url(other.port))
+    urls = receiver_url(lesson.receiver), receiver_url(other.port)
+    for url in urls:
+        lesson.register(url)
     body = json.dumps({"event": "payment_received", "data": {"amount": 100}})
     lesson.step(
         "Something happens",
@@ -292,14 +297,15 @@ def trigger(lesson: Lesson) -> None:
         "`Location` is where to look for what has become of it.",
     )
     lesson.step("Fan-out", "One event goes to everybody who has asked for it. That is called *fan-out*.")
-    lesson.show_arrived(where="At the first receiver's end")
-    lesson.show_arrived(other, "At the second receiver's end")
+    lesson.show_arrived(answer["id"], where="At the first receiver's end")
+    lesson.show_arrived(answer["id"], other, "At the second receiver's end")
     lesson.notice(
         "The same `webhook-id` twice: it is one message. `Host` differs: it is the machine and port of each URL.",
         "Neither waits for the other.",
     )
     lesson.step("Following the Location", "What has become of it? We ask at the address that the 202 has named.")
-    lesson.delivery(answer["id"])
+    for url in urls:
+        lesson.delivery(answer["id"], url)
     lesson.send("Sent and answered", request("GET", f"/deliveries?message={answer['id']}"))
     lesson.notice("Two deliveries of one message, the last one first, each with a state and a status of its own.")
     lesson.step(
@@ -379,7 +385,7 @@ def failures(lesson: Lesson) -> None:
     )
     url = receiver_url(lesson.receiver, "?respond=reset&times=1")
     lesson.register(url)
-    delivery = lesson.delivery(lesson.trigger({"amount": 100}), attempts=2)
+    delivery = lesson.delivery(lesson.trigger({"amount": 100}), url, attempts=2)
     lesson.unregister(url)
     lesson.show_attempts(delivery, pauses=(0.5,))
     lesson.notice(
@@ -397,7 +403,7 @@ def failures(lesson: Lesson) -> None:
     )
     url = receiver_url(lesson.receiver, "?respond=hang&times=1")
     lesson.register(url)
-    delivery = lesson.delivery(lesson.trigger({"amount": 200}), attempts=2)
+    delivery = lesson.delivery(lesson.trigger({"amount": 200}), url, attempts=2)
     lesson.unregister(url)
     lesson.show_attempts(delivery, pauses=(0.5,), requests=False)
     lesson.step(
@@ -409,7 +415,7 @@ def failures(lesson: Lesson) -> None:
     )
     url = receiver_url(lesson.receiver, "?respond=503&retry_after=1&times=1")
     lesson.register(url)
-    delivery = lesson.delivery(lesson.trigger({"amount": 300}), attempts=2)
+    delivery = lesson.delivery(lesson.trigger({"amount": 300}), url, attempts=2)
     lesson.unregister(url)
     lesson.show_attempts(delivery, pauses=(1.0,), requests=False)
     lesson.notice("The exposee has waited for the second that was asked for, and not for half a second only.")
@@ -422,7 +428,7 @@ def failures(lesson: Lesson) -> None:
     )
     url = receiver_url(lesson.receiver, "?respond=half&times=3")
     lesson.register(url)
-    delivery = lesson.delivery(lesson.trigger({"amount": 400}), attempts=3)
+    delivery = lesson.delivery(lesson.trigger({"amount": 400}), url, attempts=3)
     lesson.show_attempts(delivery, pauses=(0.5, 1.0), requests=False)
     lesson.notice(
         "A 200 alone is no success. Something has died in the middle, and nobody knows what it had done by then.",
@@ -436,7 +442,7 @@ def failures(lesson: Lesson) -> None:
         """,
     )
     lesson.send("Sent and answered", request("POST", f"/deliveries/{delivery['id']}/attempts"))
-    delivery = lesson.delivery(delivery["message"], attempts=4)
+    delivery = lesson.delivery(delivery["message"], url, attempts=4)
     lesson.unregister(url)
     lesson.show_attempts(delivery, first=4)
     lesson.notice("The fourth attempt, with the `webhook-id` of the first.")
@@ -446,17 +452,18 @@ def failures(lesson: Lesson) -> None:
         410 is the one answer that means: never again. The exposee obeys, and strikes the URL off its list.
         """,
     )
-    lesson.register(receiver_url(lesson.receiver, "?respond=410"))
-    delivery = lesson.delivery(lesson.trigger({"amount": 500}))
+    url = receiver_url(lesson.receiver, "?respond=410")
+    lesson.register(url)
+    delivery = lesson.delivery(lesson.trigger({"amount": 500}), url)
     lesson.show_attempts(delivery, requests=False)
     lesson.file("webhooks.json")
 
 
 def solution_6(exposee: int, receiver: int) -> bytes:
     url = receiver_url(receiver, "?respond=redirect")
-    body = json.dumps({"url": url, "event_types": ["payment_received"]})
+    body = json.dumps({"url": url, "event_types": ["invoice_completed"]})
     talk(exposee, request("POST", "/webhooks/register", body))
-    body = json.dumps({"event": "payment_received", "data": "where do you go?"})
+    body = json.dumps({"event": "invoice_completed", "data": "where do you go?"})
     answer = talk(exposee, request("POST", "/trigger", body, Prefer="wait=5"))
     assert b'"state": "retrying"' in answer and b'"status": 302' in answer
     return answer
@@ -495,7 +502,7 @@ def signatures(lesson: Lesson) -> None:
     )
     body = json.dumps({"url": url, "event_types": ["payment_received"], "secret": SECRET})
     lesson.send("Sent to the exposee, and answered", request("POST", "/webhooks/register", body))
-    sent = lesson.delivery(lesson.trigger({"amount": 100}))["attempts"][0]["request"]
+    sent = lesson.delivery(lesson.trigger({"amount": 100}), url)["attempts"][0]["request"]
     content = sent.partition("\r\n\r\n")[2].encode("latin-1")
     message_id, timestamp = field(sent, "webhook-id"), field(sent, "webhook-timestamp")
     for version in (content, content.replace(b"100", b"900"), content.replace(b" ", b"")):
@@ -506,7 +513,7 @@ def signatures(lesson: Lesson) -> None:
         payment arrives:
         """
     )
-    lesson.show_arrived()
+    lesson.show_arrived(message_id)
     lesson.show_printed("signature verified")
     lesson.notice(
         "There are two signatures, in two dialects: `webhook-signature` is that of Standard Webhooks, which many "
@@ -608,10 +615,11 @@ def crash(lesson: Lesson) -> None:
         """,
     )
     with lesson.listener() as slow:
-        lesson.register(f"http://127.0.0.1:{slow.port}/slow")
+        url = f"http://127.0.0.1:{slow.port}/slow"
+        lesson.register(url)
         body = json.dumps({"event": "payment_received", "data": {"amount": 100}})
-        lesson.send("Sent to the exposee, and answered", request("POST", "/trigger", body))
-        lesson.show("What has come to our socket", ("< ", slow.receive()))
+        message_id = lesson.send("Sent to the exposee, and answered", request("POST", "/trigger", body))["id"]
+        lesson.show("What has come to our socket", ("< ", slow.receive(message_id)))
         lesson.step(
             "The exposee is killed",
             """
@@ -628,11 +636,10 @@ def crash(lesson: Lesson) -> None:
         )
         lesson.step("And started again", "The same command in the same folder. Nobody triggers anything.")
         lesson.stage.start_exposee()
-        second = slow.receive()
-        lesson.show("What has come to our socket", ("< ", second))
+        lesson.show("What has come to our socket", ("< ", slow.receive(message_id)))
         slow.answer(b"HTTP/1.1 204 No Content\r\n\r\n")
         lesson.show("And this time we answer", ("> ", b"HTTP/1.1 204 No Content\r\n"))
-        delivery = lesson.delivery(field(second.decode("latin-1"), "webhook-id"))
+        delivery = lesson.delivery(message_id, url)
         lesson.say(f"The exposee's word for it: the delivery is `{delivery['state']}`.")
         lesson.notice(
             "The same `webhook-id` as before. The promise was kept.",
@@ -647,14 +654,13 @@ def crash(lesson: Lesson) -> None:
         message to `receiver.py`, and then ask for a redelivery of it.
         """,
     )
-    lesson.unregister(f"http://127.0.0.1:{slow.port}/slow")
-    lesson.register(receiver_url(lesson.receiver))
-    delivery = lesson.delivery(lesson.trigger({"amount": 200}))
-    lesson.arrived()
+    lesson.unregister(url)
+    url = receiver_url(lesson.receiver)
+    lesson.register(url)
+    delivery = lesson.delivery(lesson.trigger({"amount": 200}), url)
     lesson.show_printed('"amount": 200')
     lesson.ask("POST", f"/deliveries/{delivery['id']}/attempts")
-    lesson.delivery(delivery["message"], attempts=2)
-    lesson.arrived()
+    lesson.delivery(delivery["message"], url, attempts=2)
     lesson.show_printed("duplicate")
     lesson.notice(
         "The duplicate is answered with 204 as well: the sender is to know that it can stop. Then it is ignored. That "
@@ -714,7 +720,10 @@ def solution_9(exposee: int, receiver: int) -> bytes:
 
 
 class Chapter(NamedTuple):
-    """`solution` gets the ports of the exposee and the receiver, and returns the answer that proves it."""
+    """`solution` gets the ports of the exposee and the receiver, and returns the answer that proves it.
+
+    It finds a pair of its own, with the receiver registered for payment_received.
+    """
 
     title: str
     teach: Callable[[Lesson], None]

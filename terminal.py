@@ -25,7 +25,9 @@ QUEUED = 1_000  # items waiting for the terminal; what comes on top is counted a
 BATCH, PAUSE = 100, 0.05  # at most 2,000 items a second: nobody reads faster, and printing costs the servers' CPU
 
 SECRET_MEMBER = re.compile(rb'("secret"\s*:\s*")(?:[^"\\]|\\.)*')
-AUTHORIZATION = re.compile(rb"(?im)^((?:proxy-)?authorization:[ \t]*)[^\r\n]*")
+SECRET = re.compile(rb"whsec_[A-Za-z0-9+/=_-]*")  # wherever it stands
+AUTHORIZATION = re.compile(rb"(?im)^((?:proxy-)?authorization[ \t]*:[ \t]*)[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*")
+CHUNK_SIZE = re.compile(rb"\r\n[0-9A-Fa-f]+[^\r\n]*\r\n")
 
 Line = tuple[str, str]  # what stands before the text ("> ", "< " or nothing), and the text
 
@@ -55,8 +57,8 @@ def fail(problem: object, code: int) -> int:
 
 
 def masked(data: bytes) -> bytes:
-    """`data` with the values of `secret` members and Authorization fields replaced by ***."""
-    return AUTHORIZATION.sub(rb"\1***", SECRET_MEMBER.sub(rb"\1***", data))
+    """`data` with the values of secrets and Authorization fields replaced by ***."""
+    return AUTHORIZATION.sub(rb"\1***", SECRET.sub(b"***", SECRET_MEMBER.sub(rb"\1***", data)))
 
 
 def transcript(mark: str, data: bytes, length: int | None = None) -> list[Line]:
@@ -68,7 +70,10 @@ def transcript(mark: str, data: bytes, length: int | None = None) -> list[Line]:
     head, blank, body = data.partition(b"\r\n\r\n")
     hidden = (len(data) if length is None else length) - len(data) + max(0, len(body) - SHOWN_BODY)
     lines = [line.decode("latin-1") for line in masked(head).split(b"\r\n")] + ([""] if blank else [])
-    if body:
+    whole = CHUNK_SIZE.sub(b"", b"\r\n" + body)
+    if masked(whole) != whole and masked(body) == body:
+        lines.append("... a secret in chunks, not shown")
+    elif body:
         lines += masked(body[:SHOWN_BODY]).decode("utf-8", "backslashreplace").rstrip("\n").split("\n")
     if hidden:
         lines.append(f"... {hidden:,} more bytes")

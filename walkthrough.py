@@ -1,9 +1,9 @@
 """The walkthrough: runs the exposee and the receiver, and shows every byte that passes between them.
 
-    python walkthrough.py               the whole lesson, a step at a time
-    python walkthrough.py --chapter 3   one chapter; each stands alone
-    python walkthrough.py --list        what there is
-    python walkthrough.py --markdown    as a page; WALKTHROUGH.md is what this prints
+    python3 walkthrough.py               the whole lesson, a step at a time
+    python3 walkthrough.py --chapter 3   one chapter; each stands alone
+    python3 walkthrough.py --list        what there is
+    python3 walkthrough.py --markdown    as a page; WALKTHROUGH.md is what this prints
 
 Nothing is staged: the programs are those of this directory, started as you would start them, on free ports and
 in a temporary folder that is removed in the end. What is said is in lesson.py; here is the stage that it is
@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import terminal
-from lesson import CHAPTERS, INTRODUCTION, LIVE, ON_THIS_PAGE, Chapter, request, talk
+from lesson import CHAPTERS, INTRODUCTION, LIVE, ON_THIS_PAGE, Chapter, receiver_url, request, talk
 
 SECONDS = 10.0  # that anything which must happen may take; nothing waits this long when all is well
 WIDTH = 100  # of the text
@@ -70,7 +70,6 @@ class Program:
             encoding="utf-8",
         )
         self.script, self.lines = script, list[str]()
-        self.shown = 0  # of the transcripts that it has printed
         self._ended = False
         self._more = threading.Condition()  # guards lines and _ended
         self._reader = threading.Thread(target=self._read, name=script, daemon=True)
@@ -180,7 +179,13 @@ class Listener:
         self._connections: list[socket.socket] = []
         self.port: int = self._socket.getsockname()[1]
 
-    def receive(self) -> bytes:
+    def receive(self, message: str) -> bytes:
+        """The next request that delivers this message; the reader may have triggered others, which are answered."""
+        while f"\r\nwebhook-id: {message}\r\n".encode() not in (data := self._receive()):
+            self.answer(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+        return data
+
+    def _receive(self) -> bytes:
         """The next request, on a new connection."""
         connection, _ = self._socket.accept()
         connection.settimeout(SECONDS)
@@ -245,6 +250,13 @@ class Screen:
         if self._wait and input(f"\n[Enter: {what}, q: leave] ").strip().lower().startswith("q"):
             raise Leave
 
+    def prompt(self, lines: Sequence[str]) -> None:
+        """What to type at a prompt in another terminal, flush left: it will be copied."""
+        self.paragraph("Ready to be copied to the prompt of `python3 -i lesson.py` in a second terminal:")
+        self.write()
+        for line in lines:
+            self.write(line)
+
     @contextlib.contextmanager
     def folded(self) -> Iterator[None]:
         """The solution of an exercise: behind another Enter."""
@@ -279,6 +291,9 @@ class Markdown(Screen):
         self.write("\n**What to notice**\n")
         self._bullets(points, "- ")
 
+    def prompt(self, lines: Sequence[str]) -> None:
+        """Nothing: no program runs any more when a page is read."""
+
     @contextlib.contextmanager
     def folded(self) -> Iterator[None]:
         self.write("\n<details>\n<summary>Solution</summary>")
@@ -294,6 +309,7 @@ VARYING = [
     (re.compile(r'(?<="time": )\d{10}\.\d+'), f"{NOON}.0"),
     (re.compile(rf"(webhook-timestamp: |msg_\w{{24}}\.)(?!{PAST})\d{{10}}"), rf"\g<1>{NOON}"),
     (re.compile(r"\b\d+ s old\b"), f"{NOON - PAST} s old"),
+    (re.compile(r"(?<=next attempt in )\d+(?= s\b)"), "1"),
 ]
 
 
@@ -325,6 +341,7 @@ class Lesson:
 
     def __init__(self, stage: Stage, page: Screen, normal: Normal) -> None:
         self.stage, self.page, self.normal = stage, page, normal
+        self._printed = 0  # lines of the receiver when we last did something: what it prints of that comes after them
 
     # Saying
 
@@ -372,14 +389,15 @@ class Lesson:
 
     def send(self, title: str, data: bytes, port: int = 0) -> Any:
         """Send these bytes to the exposee (or to the receiver's `port`), show both sides; returns the answer's JSON."""
+        self._printed = len(self.stage.receiver.lines)
         answer = talk(port or self.exposee, data)
-        if port:
-            self.arrived()
         self.show(title, ("> ", data), ("< ", answer))
         return body_of(answer)
 
     def ask(self, method: str, target: str, value: Any = None) -> Any:
         """The same, without showing it."""
+        if method != "GET":
+            self._printed = len(self.stage.receiver.lines)
         body = "" if value is None else json.dumps(value)
         answer = talk(self.exposee, request(method, target, body))
         if not answer.startswith(b"HTTP/1.1 2"):
@@ -408,12 +426,12 @@ class Lesson:
         """Its port."""
         return self.stage.receiver.port
 
-    def delivery(self, message: str, attempts: int = 1) -> dict[str, Any]:
-        """The delivery of a message, once it has so many attempts."""
+    def delivery(self, message: str, url: str, attempts: int = 1) -> dict[str, Any]:
+        """The delivery of a message to this URL, once it has so many attempts; the reader may have registered others."""
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             for short in self.ask("GET", f"/deliveries?message={message}")["deliveries"]:
-                if short["attempt_count"] >= attempts:
+                if short["url"] == url and short["attempt_count"] >= attempts:
                     found: dict[str, Any] = self.ask("GET", f"/deliveries/{short['id']}")
                     return found
             time.sleep(0.02)
@@ -443,33 +461,38 @@ class Lesson:
             else:
                 self.say(f"Attempt {number}{later}: {outcome}. Not a byte came back.")
 
-    def arrived(self, receiver: Program | None = None) -> list[str]:
-        """A receiver's transcript of the next request, once it is printed whole.
+    def show_arrived(
+        self, message: str, receiver: Program | None = None, where: str = "At the receiver's end"
+    ) -> None:
+        """The other end of a message: the receiver runs with --raw, which prints what came and what it answered.
 
-        To be called for each request that a receiver has answered: it prints them in the background.
+        It prints that in the background, and also what the reader has sent to it meanwhile.
         """
-        program = receiver or self.stage.receiver
 
         def found(lines: list[str]) -> list[str]:
-            starts = [index for index, line in enumerate(lines) if line.startswith("--- ")]
-            rest = lines[starts[program.shown] + 1 :] if len(starts) > program.shown else []
-            return rest[: rest.index("")] if "" in rest else []
+            for start in (index for index, line in enumerate(lines) if line.startswith("--- ")):
+                rest = lines[start + 1 :]
+                block = rest[: rest.index("")] if "" in rest else []
+                if f"< webhook-id: {message}" in block:
+                    return block
+            return []
 
-        block: list[str] = program.wait_for(found, "a transcript")
-        program.shown += 1
-        return block
-
-    def show_arrived(self, receiver: Program | None = None, where: str = "At the receiver's end") -> None:
-        """The other end: the receiver runs with --raw, which prints what came and what it answered."""
-        self.page.block(f"{where} (`<` came to it, `>` is its answer)", self.arrived(receiver))
+        block = (receiver or self.stage.receiver).wait_for(found, f"a transcript of {message}")
+        self.page.block(f"{where} (`<` came to it, `>` is its answer)", block)
 
     def show_printed(self, text: str) -> None:
-        """What the receiver has printed for its owner about the last request; it has `text` in it."""
+        """What the receiver has printed for its owner about what we did last; it has `text` in it."""
 
         def found(printed: list[str]) -> list[str]:
-            plain = [line for line in printed if line and not line.startswith(("< ", "> ", "--- "))]
-            last = max((i for i, line in enumerate(plain) if line.startswith("Received")), default=len(plain))
-            return plain[last:] if any(text in line for line in plain[last:]) else []
+            block: list[str] = []
+            for line in printed[self._printed :]:
+                if line.startswith(("Received", "--- ")):  # whatever was printed before it is whole
+                    if any(text in one for one in block):
+                        return block
+                    block = []
+                if not line.startswith(("< ", "> ", "--- ")) and (block or line.startswith("Received")):
+                    block.append(line)
+            return []
 
         self.page.block("On the receiver's terminal", self.stage.receiver.wait_for(found, repr(text)))
 
@@ -493,8 +516,8 @@ def body_of(answer: bytes) -> Any:
         raise LessonFailed(f"the answer is not JSON: {answer!r}") from None
 
 
-def teach(chapter: Chapter, number: int, lesson: Lesson) -> None:
-    """One chapter, from its title to the solution of its exercise."""
+def teach(chapter: Chapter, number: int, lesson: Lesson, alone: bool = False) -> None:
+    """One chapter, from its title to the solution of its exercise. `alone`: the reader has not seen chapter 1."""
     stage = lesson.stage
     stage.set(f"chapter-{number}", chapter.receiver_options, chapter.exposee_options)
     lesson.page.chapter(f"{number}. {chapter.title}")
@@ -503,10 +526,40 @@ def teach(chapter: Chapter, number: int, lesson: Lesson) -> None:
     chapter.teach(lesson)
     lesson.page.step("Now you")
     lesson.say(chapter.exercise)
+    if alone and number > 1:
+        lesson.source(talk, request, receiver_url, title="What you have for it")
+    lesson.page.prompt(
+        [
+            f"exposee, receiver = {lesson.exposee}, {lesson.receiver}",
+            'print(talk(exposee, request("GET", "/health")).decode())',
+            "print(receiver_url(receiver))",
+            'body = json.dumps({"event": "payment_received", "data": 1})  # a body has to be text',
+            'print(talk(exposee, request("POST", "/trigger", body)).decode())',
+        ]
+    )
     with lesson.page.folded():
         lesson.source(chapter.solution)
-        answer = chapter.solution(lesson.exposee, lesson.receiver)
-        lesson.show("What comes back", ("< ", answer))
+        lesson.say(
+            """
+            It gets a fresh pair of programs to itself, where the receiver is registered for `payment_received`: what you
+            have tried is not in its way.
+            """
+        )
+        lesson.show("What comes back", ("< ", solved(chapter, stage)))
+
+
+def solved(chapter: Chapter, stage: Stage) -> bytes:
+    """The answer that the solution gets, from a pair of its own; the reader's goes on running."""
+    with contextlib.closing(Stage()) as own:
+        own.set("solution", chapter.receiver_options, chapter.exposee_options)
+        exposee, receiver = own.exposee.port, own.receiver.port
+        stage.ports.update(own.ports)
+        body = json.dumps({"url": receiver_url(receiver), "event_types": ["payment_received"]})
+        talk(exposee, request("POST", "/webhooks/register", body))
+        try:
+            return chapter.solution(exposee, receiver)
+        except AssertionError:
+            raise LessonFailed(f"{chapter.solution.__name__} of lesson.py finds that what it asserts is not so") from None
 
 
 def perform(chapters: Sequence[int], markdown: bool) -> None:
@@ -519,7 +572,7 @@ def perform(chapters: Sequence[int], markdown: bool) -> None:
         for paragraph in (INTRODUCTION + (ON_THIS_PAGE if markdown else LIVE)).strip().split("\n\n"):
             page.paragraph(paragraph)
         for number in chapters:
-            teach(CHAPTERS[number - 1], number, Lesson(stage, page, normal))
+            teach(CHAPTERS[number - 1], number, Lesson(stage, page, normal), alone=len(chapters) == 1)
             if number != chapters[-1]:
                 page.pause("next chapter")
     finally:

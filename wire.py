@@ -35,7 +35,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import strict_json
-from terminal import Printer
+from terminal import Printer, printable
 
 MAX_LINE = 8_192  # bytes of a request line or a header field; what most servers allow
 MAX_FIELDS = 64  # header fields; a proxy adds a dozen to a client's dozen
@@ -323,8 +323,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = answer.bytes()
         data = answer_head(answer, body) + (b"" if self._method == "HEAD" else body)
         self._show(data)
+        self.server.waiting(self.connection)  # for the client to take it
         self._write(data)
         if answer.stream and self._method != "HEAD":
+            self.server.busy(self.connection)
             answer.stream(self._write)
         if answer.then:
             answer.then()
@@ -434,7 +436,7 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
         ]
         self._lock = threading.Lock()  # guards the two below
         self._open: set[socket.socket] = set()
-        self._waiting: dict[socket.socket, None] = {}  # those without a whole request yet, longest first
+        self._waiting: dict[socket.socket, None] = {}  # those whose client has to do something, longest first
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         try:
@@ -511,8 +513,9 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
         self.shutdown_request(request)
 
     def waiting(self, connection: socket.socket) -> None:
-        """This connection waits for a request: it may be closed to make room."""
+        """This connection waits for its client: it may be closed to make room."""
         with self._lock:
+            self._waiting.pop(connection, None)
             if connection in self._open:
                 self._waiting[connection] = None
 
@@ -584,4 +587,4 @@ def _report(error: BaseException, where: str) -> None:
     while trace and trace.tb_next:
         trace = trace.tb_next
     place = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else "?"
-    print(f"error {where}: {error!r} at {place}", file=sys.stderr)
+    print(printable(f"error {where}: {error!r} at {place}"), file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import re
 import signal
@@ -11,7 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -207,7 +208,7 @@ def test_the_request_shown_for_an_attempt_is_what_a_socket_received(
     stage.set("chapter")
     teller = walkthrough.Lesson(stage, walkthrough.Screen(), walkthrough.Normal(stage))
     teller.register(listener.url(), secret=lesson.SECRET)
-    delivery = teller.delivery(teller.trigger({"amount": 100, "in": "Zürich"}))
+    delivery = teller.delivery(teller.trigger({"amount": 100, "in": "Zürich"}), listener.url())
     teller.show_attempts(delivery)
     received = listener.next()
     assert delivery["attempts"][0]["request"].encode("latin-1") == received
@@ -216,13 +217,13 @@ def test_the_request_shown_for_an_attempt_is_what_a_socket_received(
 
 
 def test_the_lessons_own_listener_reads_what_was_sent() -> None:
-    sent = lesson.request("POST", "/hook", "ü" * 40_000)
+    sent = lesson.request("POST", "/hook", "ü" * 40_000, webhook_id="msg_1")
     assert sent.startswith(b"POST /hook HTTP/1.1\r\n") and b"\r\nContent-Length: 80000\r\n" in sent
     listener = walkthrough.Listener()
     answers: list[bytes] = []
     thread = threading.Thread(target=lambda: answers.append(lesson.talk(listener.port, sent)))
     thread.start()
-    assert listener.receive() == sent
+    assert listener.receive("msg_1") == sent
     listener.answer(b"HTTP/1.1 204 No Content\r\n\r\n")
     listener.close()
     thread.join(LIMIT)
@@ -234,8 +235,32 @@ def test_a_request_that_ends_early_fails_the_lesson() -> None:
     with socket.create_connection(("127.0.0.1", listener.port)) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nfour")
     with pytest.raises(walkthrough.LessonFailed, match="ended early"):
-        listener.receive()
+        listener.receive("msg_1")
     listener.close()
+
+
+def test_the_lessons_own_listener_waits_for_the_message_that_is_meant() -> None:
+    first, second = (lesson.request("POST", "/hook", webhook_id=name) for name in ("msg_1", "msg_2"))
+    listener = walkthrough.Listener()
+    answers: list[bytes] = []
+    thread = threading.Thread(
+        target=lambda: answers.extend([lesson.talk(listener.port, first), lesson.talk(listener.port, second)])
+    )
+    thread.start()
+    assert listener.receive("msg_2") == second
+    listener.close()
+    thread.join(LIMIT)
+    assert answers[0].startswith(b"HTTP/1.1 204 ")
+
+
+def test_the_lesson_follows_its_own_delivery_of_a_message(stage: walkthrough.Stage, listener: Listener) -> None:
+    stage.set("chapter")
+    teller = walkthrough.Lesson(stage, walkthrough.Screen(), walkthrough.Normal(stage))
+    urls = [listener.url("/ours"), listener.url("/the-readers")]
+    for url in urls:
+        teller.register(url)
+    message = teller.trigger(1)
+    assert [teller.delivery(message, url)["url"] for url in urls] == urls
 
 
 def messages(mark: str) -> Iterator[tuple[dict[str, str], str]]:
@@ -285,6 +310,21 @@ def test_each_term_is_introduced_once() -> None:
     assert {"webhook", "request", "response", "status", "body", "delivery", "attempt", "signature"} <= set(terms)
 
 
+def test_a_ping_back_is_a_claim_and_no_proof() -> None:
+    section = " ".join(PAGE.partition("### The ping-back")[2].partition("###")[0].split())
+    assert "the integrator claims that the ping has arrived" in section and "It proves nothing" in section
+
+
+def test_when_the_next_attempt_is_due_is_the_same_on_every_page(stage: walkthrough.Stage) -> None:
+    normal = walkthrough.Normal(stage)
+    assert normal("503 in 2 ms, retrying, next attempt in 4 s") == normal("503 in 2 ms, retrying, next attempt in 6 s")
+
+
+@pytest.mark.parametrize("file", ["WALKTHROUGH.md", "walkthrough.py", "lesson.py"])
+def test_the_interpreter_has_the_name_that_every_system_has(file: str) -> None:
+    assert not re.search(r"\bpython\s+(-i|\w+\.py)", (ROOT / file).read_text("utf-8"))
+
+
 # --- the exercises -------------------------------------------------------------------------------------------------
 
 
@@ -313,8 +353,92 @@ def test_the_solution_of_an_exercise_solves_it(chapter: Chapter, pair: Pair, rec
 def test_the_reader_has_the_functions_at_hand(pair: Pair) -> None:
     """What the introduction says to type, with the port of a running exposee."""
     typed = re.search(r"`(print\(talk\(.*?\)\))`", PAGE, re.S)
-    assert typed and "`python -i lesson.py`" in PAGE
+    assert typed and "`python3 -i lesson.py`" in PAGE
     command = " ".join(typed[1].split()).replace("3000", str(pair.port))
     python = [sys.executable, "-i", "lesson.py"]
     run = subprocess.run(python, cwd=ROOT, input=command + "\n", capture_output=True, text=True, timeout=LIMIT)
     assert run.stdout.startswith("HTTP/1.1 200 OK\n"), run.stderr
+
+
+class Reader(walkthrough.Screen):
+    """A page whose reader does something in each pause before Enter, with the lesson at hand."""
+
+    lesson: walkthrough.Lesson
+
+    def __init__(self, act: Callable[[walkthrough.Lesson, str], None]) -> None:
+        super().__init__()
+        self._act = act
+
+    def pause(self, what: str = "go on") -> None:
+        self._act(self.lesson, what)
+
+
+def read(number: int, stage: walkthrough.Stage, act: Callable[[walkthrough.Lesson, str], None]) -> None:
+    """Read a chapter alone, acting in its pauses."""
+    page = Reader(act)
+    page.lesson = walkthrough.Lesson(stage, page, walkthrough.Normal(stage))
+    walkthrough.teach(CHAPTERS[number - 1], number, page.lesson, alone=True)
+
+
+@pytest.mark.parametrize("number", [3, 4, 5, 9])
+def test_who_has_done_the_exercise_still_sees_the_solution(
+    number: int, stage: walkthrough.Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exercise(teller: walkthrough.Lesson, what: str) -> None:
+        if what == "see the solution":
+            for url in (lesson.receiver_url(teller.receiver), "http://127.0.0.1:9/mine"):
+                for event in teller.ask("GET", "/event-types")["event_types"]:
+                    teller.register(url, event)
+            teller.ask("GET", "/ping")
+
+    read(number, stage, exercise)
+    solution = capsys.readouterr().out.partition("What comes back:")[2]
+    assert "< HTTP/1.1 " in solution and "/mine" not in solution
+    assert stage.exposee.process.poll() is None, "the reader may want to try it again"
+
+
+@pytest.mark.parametrize("number", [3, 4, 7, 8])
+def test_what_the_reader_sends_in_a_pause_is_not_shown(
+    number: int, stage: walkthrough.Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers: list[bytes] = []
+
+    def send(teller: walkthrough.Lesson, what: str) -> None:
+        mine = lesson.request("POST", "/webhook-receiver", json.dumps({"event": "mine"}), webhook_id="msg_mine_too")
+        answers.append(lesson.talk(teller.receiver, mine))
+
+    read(number, stage, send)
+    output = capsys.readouterr().out
+    assert "What comes back:" in output and len(answers) > 2
+    assert '"mine"' not in output and "msg_mine_too" not in output
+
+
+def test_the_exercise_of_a_chapter_alone_says_what_to_type(
+    stage: walkthrough.Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs: list[subprocess.CompletedProcess[str]] = []
+    shown: list[str] = []
+
+    def copy(teller: walkthrough.Lesson, what: str) -> None:
+        if what == "see the solution":
+            shown.append(capsys.readouterr().out)
+            typed = shown[0].rpartition("second terminal:\n\n")[2]
+            python = [sys.executable, "-i", "lesson.py"]
+            runs.append(subprocess.run(python, cwd=ROOT, input=typed, capture_output=True, text=True, timeout=LIMIT))
+            assert runs[0].stdout.count(lesson.receiver_url(teller.receiver)) == 1
+
+    read(9, stage, copy)
+    assert all(f"def {name}(" in shown[0] for name in ("talk", "request", "receiver_url"))
+    assert re.findall(r"^HTTP/1.1 (\d+)", runs[0].stdout, re.M) == ["200", "202"], runs[0].stderr
+
+
+def test_a_solution_that_fails_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def solution_1(exposee: int, receiver: int) -> bytes:
+        raise AssertionError
+
+    monkeypatch.setattr(walkthrough, "CHAPTERS", [Chapter("Nothing", lambda lesson: None, "Do it.", solution_1)])
+    assert walkthrough.main(["--chapter", "1"]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: solution_1 ") and errors.count("\n") == 1
