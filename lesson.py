@@ -563,7 +563,7 @@ def signatures(lesson: Lesson) -> None:
     again = json.dumps(json.loads(content), separators=(",", ":"))
     head = closing.partition("\r\n\r\n")[0].replace(f"Content-Length: {len(content)}", f"Content-Length: {len(again)}")
     lesson.send("Sent to the receiver, and answered", f"{head}\r\n\r\n{again}".encode(), lesson.receiver)
-    lesson.show_printed("refused with 401")
+    lesson.show_printed("parsed and written again")
     lesson.notice(
         "The receiver has tried the usual mistakes and names the one that explains it. The remedy: verify the bytes as "
         "they came, before anything parses them."

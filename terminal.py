@@ -71,7 +71,7 @@ def transcript(mark: str, data: bytes, length: int | None = None) -> list[Line]:
     hidden = (len(data) if length is None else length) - len(data) + max(0, len(body) - SHOWN_BODY)
     lines = [line.decode("latin-1") for line in masked(head).split(b"\r\n")] + ([""] if blank else [])
     whole = CHUNK_SIZE.sub(b"", b"\r\n" + body)
-    if masked(whole) != whole and masked(body) == body:
+    if CHUNK_SIZE.match(b"\r\n" + body) and masked(whole) != whole:
         lines.append("... a secret in chunks, not shown")
     elif body:
         lines += masked(body[:SHOWN_BODY]).decode("utf-8", "backslashreplace").rstrip("\n").split("\n")

@@ -183,6 +183,7 @@ class Listener:
         """The next request that delivers this message; the reader may have triggered others, which are answered."""
         while f"\r\nwebhook-id: {message}\r\n".encode() not in (data := self._receive()):
             self.answer(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+            self._connections.pop().close()
         return data
 
     def _receive(self) -> bytes:
@@ -427,7 +428,7 @@ class Lesson:
         return self.stage.receiver.port
 
     def delivery(self, message: str, url: str, attempts: int = 1) -> dict[str, Any]:
-        """The delivery of a message to this URL, once it has so many attempts; the reader may have registered others."""
+        """The delivery of a message to this URL, once it has so many attempts. The reader may have others."""
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             for short in self.ask("GET", f"/deliveries?message={message}")["deliveries"]:
@@ -541,8 +542,8 @@ def teach(chapter: Chapter, number: int, lesson: Lesson, alone: bool = False) ->
         lesson.source(chapter.solution)
         lesson.say(
             """
-            It gets a fresh pair of programs to itself, where the receiver is registered for `payment_received`: what you
-            have tried is not in its way.
+            It gets a fresh pair of programs to itself, where the receiver is registered for `payment_received`: what
+            you have tried is not in its way.
             """
         )
         lesson.show("What comes back", ("< ", solved(chapter, stage)))
@@ -559,7 +560,7 @@ def solved(chapter: Chapter, stage: Stage) -> bytes:
         try:
             return chapter.solution(exposee, receiver)
         except AssertionError:
-            raise LessonFailed(f"{chapter.solution.__name__} of lesson.py finds that what it asserts is not so") from None
+            raise LessonFailed(f"{chapter.solution.__name__} of lesson.py asserts what is not so") from None
 
 
 def perform(chapters: Sequence[int], markdown: bool) -> None:

@@ -192,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _await_request(self) -> bool:
         """Wait for a request's first byte; False when none comes. Sets the deadline for the rest of it."""
-        self.server.waiting(self.connection)
+        self.server.waiting(self.connection, idle=True)
         if self.server.stopping:
             return False
         self._socket.deadline = time.monotonic() + IDLE_SECONDS
@@ -323,7 +323,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = answer.bytes()
         data = answer_head(answer, body) + (b"" if self._method == "HEAD" else body)
         self._show(data)
-        self.server.waiting(self.connection)  # for the client to take it
+        self.server.waiting(self.connection, idle=False)  # for the client to take it
         self._write(data)
         if answer.stream and self._method != "HEAD":
             self.server.busy(self.connection)
@@ -436,7 +436,7 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
         ]
         self._lock = threading.Lock()  # guards the two below
         self._open: set[socket.socket] = set()
-        self._waiting: dict[socket.socket, None] = {}  # those whose client has to do something, longest first
+        self._waiting: dict[socket.socket, bool] = {}  # those whose client has to do something, longest first
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         try:
@@ -512,12 +512,12 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
             pass
         self.shutdown_request(request)
 
-    def waiting(self, connection: socket.socket) -> None:
-        """This connection waits for its client: it may be closed to make room."""
+    def waiting(self, connection: socket.socket, idle: bool) -> None:
+        """This connection waits for its client: it may be closed to make room. `idle`: nobody would miss anything."""
         with self._lock:
             self._waiting.pop(connection, None)
             if connection in self._open:
-                self._waiting[connection] = None
+                self._waiting[connection] = idle
 
     def busy(self, connection: socket.socket) -> None:
         """This connection has a request in work."""
@@ -551,7 +551,7 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
         finally:
             self.server_close()
             with self._lock:
-                connections = list(self._waiting)
+                connections = [connection for connection, idle in self._waiting.items() if idle]
             for connection in connections:
                 _hang_up(connection)
 

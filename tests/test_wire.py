@@ -460,9 +460,10 @@ def test_the_longest_waiting_connection_makes_room(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(wire, "MAX_CONNECTIONS", 4)
     gate = Gate()
     with held(gate.opened), serving({**ROUTES, "/gate": {"GET": gate}}) as server, contextlib.ExitStack() as stack:
-        busy, first, second, third, new = (stack.enter_context(server.client()) for _ in range(5))
+        busy, first, second, third = (stack.enter_context(server.client()) for _ in range(4))
         gate.enter(busy)
         assert [client.ask(STALLED).status for client in (first, second, third)] == [100] * 3
+        new = stack.enter_context(server.client())  # only now: before, `busy` could have been the longest to wait
         assert new.ask(STALLED).status == 100
         assert first.closed()
         gate.opened.set()
