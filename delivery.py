@@ -85,17 +85,16 @@ class Watcher:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the next one
-        self._changed: dict[Delivery, None] = {}
+        self._changed: dict[Delivery, None] = {}  # without a lock: each use of it is one step of the interpreter
         self._news = threading.Event()
         self.closed = False
 
     def add(self, delivery: Delivery) -> None:
-        with self._lock:
-            self._changed[delivery] = None
-            if len(self._changed) > MAX_WATCHED:
-                self.closed = True
-        self._news.set()
+        self._changed[delivery] = None
+        if len(self._changed) > MAX_WATCHED:
+            self.closed = True
+        if not self._news.is_set():
+            self._news.set()
 
     def close(self) -> None:
         self.closed = True
@@ -104,12 +103,12 @@ class Watcher:
     def wait(self, seconds: float) -> list[dict[str, Any]]:
         """WATCH_BATCH of the deliveries that changed, as JSON; empty when nothing did within `seconds`."""
         self._news.wait(seconds)
-        with self._lock:
-            batch = list(itertools.islice(self._changed, WATCH_BATCH))
-            for delivery in batch:
-                del self._changed[delivery]
-            if not self._changed and not self.closed:
-                self._news.clear()
+        self._news.clear()
+        batch = list(itertools.islice(self._changed, WATCH_BATCH))
+        for delivery in batch:
+            del self._changed[delivery]
+        if self._changed or self.closed:
+            self._news.set()
         return [delivery.to_json() for delivery in batch]
 
 
@@ -361,7 +360,8 @@ class PostOffice:
             self._end(delivery, CANCELLED, "unregistered")  # between the trigger and now
             return False
         delivery.state, delivery.due = DELIVERING, 0.0
-        self._changed(delivery)
+        if self._watchers:
+            self._changed(delivery)
         return True
 
     def compose(self, delivery: Delivery, lane: Lane, timestamp: int) -> bytes:

@@ -41,7 +41,7 @@ import terminal
 from access import Allowance, carries, is_local
 from addresses import Guard, spelled
 from checks import check_secret, check_url, members, preferred_wait, shown, text, url_problem
-from delivery import RETRY_SCHEDULE, Full, NotPossible, PostOffice
+from delivery import RETRY_SCHEDULE, WATCH_BATCH, Full, NotPossible, PostOffice
 from journal import Journal
 from messages import DELIVERED, PING, PING_DATA, STATES, Delivery
 from store import StoreError, WebhookStore
@@ -57,6 +57,7 @@ PING_SECONDS = 5.0  # that GET /ping waits for the outcomes
 MAX_WAITING = 16  # requests with Prefer: wait at once, each of which holds a connection
 STRANGER_RATE, STRANGER_BURST = 10.0, 50.0  # pings and triggers of strangers: a second, and in a row
 STREAM_PAUSE = 0.1  # seconds between two looks at what has changed: no eye is faster
+BURST_PAUSE = 0.4  # the same when there was more than one look could tell: the deliveries need the processor more
 STREAM_BEAT = 10.0  # seconds without news after which a stream says that it is still there
 PAGE = Path(__file__).with_name("console.html")
 
@@ -213,7 +214,7 @@ class Exposee:
                     news = watcher.wait(STREAM_BEAT)
                     lines = [f"event: delivery\ndata: {json.dumps(change)}\n\n" for change in news]
                     send("".join(lines).encode() or b": nothing new\n\n")
-                    time.sleep(STREAM_PAUSE)
+                    time.sleep(STREAM_PAUSE if len(news) < WATCH_BATCH else BURST_PAUSE)
             finally:
                 self._office.unwatch(watcher)
 
