@@ -187,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
         except EOFError:
             return  # hung up in the middle of a request: nobody is there to be answered
         self._answer(answer)
-        if self.close_connection and answer.type == PROBLEM_TYPE:
+        if self.close_connection and not answer.raw:
             self._linger()
 
     def _await_request(self) -> bool:

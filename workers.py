@@ -39,7 +39,7 @@ SPARE_SECONDS = 5.0  # a worker without work ends after this
 WINDOW = 16  # attempts under way in one lane at the most
 
 QUICK, NEW, STEADY, FAILING, LATE = "quick", "new", "steady", "failing", "late"
-PLACES = {QUICK: QUICK_PLACES, NEW: 8, STEADY: 300, FAILING: 250, LATE: 330}
+PLACES = {QUICK: QUICK_PLACES, NEW: 24, STEADY: 300, FAILING: 250, LATE: 330}
 MAX_THREADS = 350  # beside which QUICK and NEW still get theirs
 
 
