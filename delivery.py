@@ -519,8 +519,9 @@ class PostOffice:
             due = self._start_due()
             self._workers.call()
             self._dozing = False
-            if self._workers.free_places():
-                return PATIENCE
+            soon = self._workers.free_places()
+            if soon:
+                return soon
             self._dozing = True
             return min(60.0, max(0.0, due - self._clock()))
 

@@ -33,6 +33,7 @@ from messages import PENDING, Delivery
 from transport import Call, Exchange, Transport, request_head
 
 PATIENCE = 0.02  # seconds: far more than a receiver on the local network needs
+TRIAL = 0.01  # seconds that a new lane may take while others wait to be tried
 QUICK_PLACES = 1  # a second one fights with the first for the interpreter lock: twice the time for each delivery
 BATCH = 16  # requests that a quick worker posts before it looks for answers
 SPARE_SECONDS = 5.0  # a worker without work ends after this
@@ -342,14 +343,15 @@ class Workers:
 
     # The overseer's part
 
-    def free_places(self) -> bool:
-        """Take the places of workers that are stuck; whether to look again in PATIENCE seconds."""
-        late = time.monotonic() - PATIENCE
+    def free_places(self) -> float:
+        """Take the places of workers that are stuck; the seconds until it is to be done again, 0.0 for never."""
+        now = time.monotonic()
+        late = {QUICK: now - PATIENCE, NEW: now - TRIAL}
         for worker in list(self._workers):
-            if worker.place in (QUICK, NEW) and 0.0 < worker.began < late and self._busy[LATE] < self._places[LATE]:
+            if 0.0 < worker.began < late.get(worker.place, 0.0) and self._busy[LATE] < self._places[LATE]:
                 pace, worker.place = worker.place, LATE
                 self._busy[pace] -= 1
                 self._busy[LATE] += 1
                 if self._queues[pace]:
                     self._summon(pace)
-        return self._busy[QUICK] + self._busy[NEW] > 0
+        return TRIAL / 2 if self._busy[NEW] else PATIENCE if self._busy[QUICK] else 0.0
