@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from store import Fsync, GroupCommit, StoreError, lock, replace, sync_directory
+from store import Fsync, GroupCommit, StoreError, lock, replace, sync_directory, write_all
 
 COMPACT_BYTES = 33_554_432  # a journal below this is not worth compacting; it holds some 100,000 deliveries
 
@@ -76,14 +76,14 @@ class Journal:
         if self._notes:
             with self._commits.turn, contextlib.suppress(OSError):
                 if not self._file.closed:
-                    self._append_notes()
+                    self._append([])
 
     def compact(self, records: Callable[[], Iterable[bytes]]) -> None:
         """If the file has grown to twice its size, replace it by `records()`, in one step.
 
         Nothing is committed meanwhile. A note that is made meanwhile goes to the new file.
         """
-        if self._size < max(COMPACT_BYTES, 2 * self._compacted_size):
+        if self._torn or self._size < max(COMPACT_BYTES, 2 * self._compacted_size):
             return
         with self._commits.turn:
             if self._closed:
@@ -100,6 +100,7 @@ class Journal:
     def _open(self) -> None:
         self._file = open(self.path, "ab", buffering=0, opener=_private)
         self._size = self._file.seek(0, os.SEEK_END)
+        self._torn = False  # whether there are bytes after `_size` that a failure has left
 
     def close(self) -> None:
         """Write and sync what is left."""
@@ -108,7 +109,7 @@ class Journal:
                 return
             self._closed = True
             with contextlib.suppress(OSError, ValueError):
-                self._append_notes()
+                self._append([])
                 self._fsync(self._file.fileno())
             self._file.close()
             self._lock_file.close()
@@ -119,44 +120,39 @@ class Journal:
             raise OSError("the exposee is shutting down")
         if self._file.closed:
             self._open()  # which failed after compacting
-        self._append_notes()
         before = self._size
+        notes = self._append([record for record, _ in group])
         try:
-            self._append(b"".join(record for record, _ in group))
             self._fsync(self._file.fileno())
         except OSError:
-            self._cut(before)
+            self._cut(before + notes)
             raise
         for _, accepted in group:
             accepted()
 
-    def _append_notes(self) -> None:
-        if not self._notes:
-            return
-        notes = [self._notes.popleft() for _ in range(len(self._notes))]
+    def _append(self, records: list[bytes]) -> int:
+        """Write the notes and then `records`, or leave the file as it was; the bytes of the notes."""
+        if self._torn:
+            os.truncate(self._file.fileno(), self._size)  # or nothing is written: it would be glued to what is torn
+            self._torn = False
+        waiting = [self._notes.popleft() for _ in range(len(self._notes))]
+        notes = b"".join(waiting)
+        data = notes + b"".join(records)
         try:
-            self._append(b"".join(notes))
+            write_all(self._file.fileno(), data)
         except OSError:
-            self._notes.extendleft(reversed(notes))  # they wait for better times
-            raise
-
-    def _append(self, data: bytes) -> None:
-        """Write all of `data`, or leave the file as it was."""
-        if self._file.seek(0, os.SEEK_END) != self._size:
-            self._cut(self._size)  # what an earlier failure could not cut off
-        written = 0
-        try:
-            while written < len(data):  # a disk that fills up takes a part, and says so only at the next call
-                written += self._file.write(memoryview(data)[written:])
-        except OSError:
+            self._notes.extendleft(reversed(waiting))  # they wait for better times
             self._cut(self._size)
             raise
         self._size += len(data)
+        return len(notes)
 
     def _cut(self, size: int) -> None:
+        """Let the file end here. A disk that refuses even that leaves it torn, until the next `_append`."""
+        self._size, self._torn = size, True
         with contextlib.suppress(OSError):
             os.truncate(self._file.fileno(), size)
-        self._size = size
+            self._torn = False
 
 
 def _private(name: str, flags: int) -> int:

@@ -26,6 +26,7 @@ Permit = Callable[[str | None], None]  # gets the secret that a URL has, and rai
 Item = TypeVar("Item")
 
 EMPTY = b"[]\n"
+CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)  # Windows would write CR LF for LF
 MEND = "mend it, or name another --store"
 
 
@@ -370,14 +371,16 @@ def replace(path: Path, data: bytes | bytearray, fsync: Fsync, mode: int = 0o644
 
     Write a second file, sync it, give it the name, sync the directory that holds the name.
     """
-    temporary = path.with_name(path.name + ".tmp")  # always the same: what a crash leaves is written over
+    temporary = f"{path}.tmp"  # always the same: what a crash leaves is written over
     try:
-        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(data)
-            file.flush()
+        descriptor = os.open(temporary, CREATE, mode)
+        try:
+            write_all(descriptor, data)
             if hasattr(os, "fchmod"):
-                os.fchmod(file.fileno(), mode)  # it may have been there already
-            fsync(file.fileno())
+                os.fchmod(descriptor, mode)  # it may have been there already
+            fsync(descriptor)
+        finally:
+            os.close(descriptor)
         _rename(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -386,7 +389,14 @@ def replace(path: Path, data: bytes | bytearray, fsync: Fsync, mode: int = 0o644
     sync_directory(path, fsync)
 
 
-def _rename(temporary: Path, path: Path) -> None:
+def write_all(descriptor: int, data: bytes | bytearray) -> None:
+    """Write all of `data`: a disk that fills up takes a part, and says so only at the next call."""
+    written = os.write(descriptor, data)
+    while written < len(data):
+        written += os.write(descriptor, data[written:])
+
+
+def _rename(temporary: str, path: Path) -> None:
     """os.replace; on Windows it fails while anybody, an indexer say, has the file open: try for a second."""
     for _ in range(10 if os.name == "nt" else 0):
         try:

@@ -697,6 +697,23 @@ def test_what_could_not_be_cut_off_at_once_is_cut_off_later(
     assert numbers(journal.path) == [0, 2]
 
 
+def test_nothing_is_appended_to_what_could_not_be_cut_off(
+    journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.commit(record(0), nothing)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "truncate", full)
+        disk.fail()
+        with pytest.raises(StoreError):
+            journal.commit(record(1), nothing)
+        disk.mend()
+        journal.note(record(2))
+        with pytest.raises(StoreError, match="No space left on device"):
+            journal.commit(record(3), nothing)
+    journal.commit(record(4), nothing)
+    assert numbers(journal.path) == [0, 2, 4]
+
+
 def test_a_disk_that_is_really_full_tears_no_line(small_disk: Path) -> None:
     path = small_disk / "deliveries.jsonl"
     journal = Journal(path)
