@@ -30,6 +30,7 @@ AUTHORIZATION = re.compile(rb"(?im)^((?:proxy-)?authorization[ \t]*:[ \t]*)[^\r\
 CHUNK_SIZE = re.compile(rb"\r\n[0-9A-Fa-f]+[^\r\n]*\r\n")
 
 Line = tuple[str, str]  # what stands before the text ("> ", "< " or nothing), and the text
+_Item = tuple[str, ...] | Callable[[], Iterable[Line]]  # lines, or what makes them when it is their turn
 
 
 def set_up() -> None:
@@ -86,7 +87,7 @@ class Printer:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._colour = self._stream.isatty() and "NO_COLOR" not in os.environ  # no-color.org
-        self._queue: queue.SimpleQueue[tuple[str, ...] | Callable[[], Iterable[Line]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._left_out = 0
         self._thread = threading.Thread(target=self._run, name="printer", daemon=True)
         self._thread.start()
@@ -105,31 +106,40 @@ class Printer:
         self._queue.put(None)
         self._thread.join(1)
 
-    def _put(self, item: tuple[str, ...] | Callable[[], Iterable[Line]]) -> None:
+    def _put(self, item: _Item) -> None:
         if self._queue.qsize() < QUEUED:
             self._queue.put(item)
         else:
             self._left_out += 1  # two threads may lose a count here: it is only a hint for a reader
 
     def _run(self) -> None:
-        printed = 0
-        while (item := self._queue.get()) is not None:
-            self._print([("", printable(line)) for line in item] if isinstance(item, tuple) else item())
-            printed += 1
-            if printed % BATCH == 0:
+        more = True
+        while more:
+            items = [self._queue.get()]
+            while len(items) < BATCH and not self._queue.empty():
+                items.append(self._queue.get())
+            more = None not in items
+            self._print([line for item in items if item for line in self._lines(item)])
+            if more:
                 time.sleep(PAUSE)
-            if self._left_out and self._queue.empty():
-                self._print([("", f"... {self._left_out:,} more lines came faster than they could be printed")])
-                self._left_out = 0
 
-    def _print(self, lines: Iterable[Line]) -> None:
+    def _lines(self, item: _Item) -> Iterable[Line]:
+        return item() if callable(item) else [("", printable(line)) for line in item]
+
+    def _print(self, lines: list[Line]) -> None:
+        """Print in one write: each costs the servers more than ten lines do."""
+        if self._left_out and self._queue.empty():
+            lines.append(("", f"... {self._left_out:,} more lines came faster than they could be printed"))
+            self._left_out = 0
         try:
-            for mark, text in lines:
-                colour = {"> ": "\033[36m", "< ": "\033[33m"}.get(mark) if self._colour else None
-                self._stream.write(f"{colour}{mark}{text}\033[0m\n" if colour else f"{mark}{text}\n")
+            self._stream.write("".join(self._coloured(mark, text) for mark, text in lines))
             self._stream.flush()
         except (OSError, ValueError):
             pass  # the terminal is gone, as after `| head`: a server works on
+
+    def _coloured(self, mark: str, text: str) -> str:
+        colour = {"> ": "\033[36m", "< ": "\033[33m"}.get(mark) if self._colour else None
+        return f"{colour}{mark}{text}\033[0m\n" if colour else f"{mark}{text}\n"
 
 
 class Parser(argparse.ArgumentParser):
