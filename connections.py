@@ -56,6 +56,7 @@ class Link:
     def __init__(self, origin: Origin, sock: socket.socket, clock: Callable[[], float]) -> None:
         self.origin, self.sock, self._clock = origin, sock, clock
         self.idle_since = 0.0
+        self.kept_open = False  # whether it has been used before
         self._timeout: float | None = None  # what the socket's timeout was set to last
         self.begin(0.0)
 
@@ -144,7 +145,7 @@ class Pool:
             link.close()
 
     def give_back(self, link: Link) -> None:
-        link.idle_since = self._clock()
+        link.idle_since, link.kept_open = self._clock(), True
         with self._lock:
             self._idle.setdefault(link.origin, []).append(link)
             self._count += 1

@@ -13,6 +13,7 @@ Left out on purpose: redirects, cookies, compression, proxies, HTTP/2, request b
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -48,7 +49,7 @@ class Exchange(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A request that is on its way over a kept-open connection, and whose answer is still out."""
+    """A request that is on its way, and whose answer is still out."""
 
     url: str
     request: bytes
@@ -104,13 +105,21 @@ class Transport:
             exchange = None
         return exchange or _nothing(request, "not an http or https URL")
 
-    # The same in two steps. Who posts to several receivers before reading the first answer waits for all of
-    # them at once, in one thread; and without the opener, which costs more (13 µs) than a send.
+    # The same in two steps. Who posts to several receivers before reading the first answer waits for all of them
+    # at once, in one thread; and without the opener, which costs more (13 µs) than a send.
 
-    def post(self, url: str, request: bytes, seconds: float) -> Call | None:
-        """Send over a kept-open connection, without waiting. None when there is none: then `send` it."""
+    def post(self, url: str, request: bytes, seconds: float, patience: float = 0.0) -> Call | None:
+        """Send without waiting: over a kept-open connection, or a new one that opens within `patience` seconds.
+
+        None when there is none, and for https: then `send` it.
+        """
         origin = origin_of(url)
-        link = self._pool.take(origin) if origin.scheme == "http" else None
+        if origin.scheme != "http":
+            return None
+        link = self._pool.take(origin)
+        if link is None and patience > 0:
+            with contextlib.suppress(OSError, ValueError, Failed):  # `send` will meet the same, and tell of it
+                link = self._pool.connect(origin, self._clock() + patience)
         if link is None:
             return None
         link.begin(self._clock() + seconds)
@@ -136,7 +145,7 @@ class Transport:
         """The outcome, however long it takes until the deadline; never raises for what goes wrong."""
         exchange = _converse(self._pool, call.link, call.request, sent=True)
         left = call.link.deadline - self._clock()
-        if _is_stale(exchange) and left > 0:
+        if _is_stale(call.link, exchange) and left > 0:
             return self.send(call.url, call.request, left)
         return exchange
 
@@ -159,7 +168,7 @@ class _Handler(urllib.request.BaseHandler):
         if link is not None:
             link.begin(deadline)
             exchange = _converse(self._pool, link, data)
-            if not _is_stale(exchange) or self._clock() >= deadline:
+            if not _is_stale(link, exchange) or self._clock() >= deadline:
                 return exchange
         try:
             link = self._pool.connect(origin, deadline)
@@ -171,9 +180,9 @@ class _Handler(urllib.request.BaseHandler):
     https_open = http_open
 
 
-def _is_stale(exchange: Exchange) -> bool:
+def _is_stale(link: Link, exchange: Exchange) -> bool:
     """Whether a kept-open connection had died while it was idle: then once more, on a fresh one."""
-    return exchange.error is not None and not exchange.received
+    return link.kept_open and exchange.error is not None and not exchange.received
 
 
 def _nothing(request: bytes, error: str) -> Exchange:

@@ -283,9 +283,9 @@ class Workers:
 
     def _post_batch(self, trips: list[Trip]) -> list[Trip]:
         """Post all, then look for the answers; returns those for which there was no connection."""
-        for trip in trips:
-            self._try(trip, self._post)
         until = time.monotonic() + PATIENCE
+        for trip in trips:
+            self._try(trip, self._post, until)
         for trip in trips:
             if trip.call:
                 # who stands behind a late one is looked at late: up to PATIENCE of its duration is not its own
@@ -298,9 +298,11 @@ class Workers:
                 self.call()
         return [trip for trip in trips if not trip.call and not trip.exchange]
 
-    def _post(self, trip: Trip) -> None:
+    def _post(self, trip: Trip, until: float) -> None:
         self._compose(trip)
-        trip.call = self._transport.post(trip.lane.url, trip.request, self._timeout)
+        was_well = trip.lane.window > 1  # to connect to another one is for those who have the time
+        patience = until - time.monotonic() if was_well else 0.0
+        trip.call = self._transport.post(trip.lane.url, trip.request, self._timeout, patience)
 
     def _look(self, trip: Trip, until: float) -> Exchange | None:
         assert trip.call

@@ -148,7 +148,7 @@ class Desk:
 
     # the transport
 
-    def post(self, url: str, request: bytes, seconds: float) -> None:
+    def post(self, url: str, request: bytes, seconds: float, patience: float) -> None:
         return None
 
     def send(self, url: str, request: bytes, seconds: float) -> Exchange:

@@ -295,6 +295,19 @@ def test_in_two_steps_the_outcome_is_the_same(
     assert exchange.error is None if error is None else error in str(exchange.error)
 
 
+def test_with_patience_a_post_opens_a_connection_of_its_own(transport: Transport, listener: Listener) -> None:
+    message = request_head("POST", listener.url()) + BODY
+    calls = [transport.post(listener.url(), message, SECONDS, SECONDS) for _ in range(3)]
+    for call in calls:
+        assert call is not None
+        assert (transport.look(call, SECONDS) or transport.finish(call)).status == 204
+    assert listener.connections == 3
+    listener.close()
+    transport.close()
+    assert transport.post(listener.url(), message, SECONDS, SECONDS) is None  # and `send` says what is the matter
+    assert "refused" in str(post(transport, listener.url()).error)
+
+
 def test_of_a_long_answer_the_beginning_is_kept(transport: Transport, listener: Listener) -> None:
     listener.answer = answer = b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n" + b"0123456789" * 5_000
     exchange = post(transport, listener.url())

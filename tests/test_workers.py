@@ -178,6 +178,7 @@ def test_an_error_of_ours_does_not_end_what_was_left_to_others(
         listener.answer = late
         with held(answered):
             monkeypatch.setattr(Transport, "send", fail)
+            closes.close()  # so that there is no connection to post over
             message = pair.trigger(EVENT, 2).json()["id"]
             find = {d.url: d for d in pair.office.deliveries(lambda d: d.message.id == message, 2)}
             eventually(lambda: find[closes.url()].state == RETRYING)
@@ -232,6 +233,40 @@ def test_a_stream_to_one_url_is_delivered_in_parallel_and_once_each(pair: Pair, 
     assert 1 <= listener.connections <= WINDOW + workers.QUICK_PLACES
     eventually(lambda: pair.office.counts()["waiting"] == 0)
     assert listener.requests.empty()
+
+
+def test_a_burst_for_a_quick_receiver_gets_connections_of_its_own(pair: Pair, listener: Listener) -> None:
+    """160 deliveries to a receiver that takes 10 ms for each would take 1.6 s over one connection."""
+
+    def quickly(connection: socket.socket) -> None:
+        threading.Event().wait(0.01)
+        connection.sendall(NO_CONTENT)
+
+    pair.register(listener.url(), EVENT)
+    for number in range(5):
+        pair.trigger(EVENT, f"it is known to be well now, {number}", Prefer="wait=5")
+    assert listener.connections == 1
+    listener.answer = quickly
+    began = time.monotonic()
+    with pair.client() as client:
+        for number in range(160):
+            _trigger(client, number)
+    for _ in range(165):
+        listener.next()
+    assert time.monotonic() - began < 1.0
+    assert 2 <= listener.connections <= WINDOW + workers.QUICK_PLACES
+
+
+def test_a_new_connection_that_is_reset_is_a_failed_attempt_and_not_sent_again(pair: Pair, listener: Listener) -> None:
+    """Only one that was kept open may have died while it was idle."""
+    listener.answer = b"HTTP/1.1 204 -\r\nConnection: close\r\n\r\n"
+    pair.register(listener.url(), EVENT)
+    for number in range(3):
+        pair.trigger(EVENT, number, Prefer="wait=5")
+    listener.answer = lambda connection: connection.shutdown(socket.SHUT_RDWR)
+    (outcome,) = pair.trigger(EVENT, 3, Prefer="wait=5").json()["deliveries"]
+    assert (outcome["state"], outcome["attempt_count"]) == (RETRYING, 1), outcome
+    assert listener.requests.qsize() == 4
 
 
 def test_idle_workers_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
