@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import socket
-from dataclasses import dataclass
+from typing import NamedTuple
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address
@@ -19,8 +19,7 @@ NOT_GLOBAL = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215: local use; olde
 LOCAL_SUFFIXES = (".localhost", ".local", ".test", ".internal", ".lan", ".home.arpa")
 
 
-@dataclass(frozen=True)
-class Guard:
+class Guard(NamedTuple):
     """Which destinations may be called. A guard judges twice: a host's spelling when a stranger gives it,
     and every address that it resolves to at each connect (the name may have changed its address since).
 

@@ -23,7 +23,7 @@ KEPT_RESPONSE = 4_096  # bytes of a response that an Exchange keeps, for people 
 KEPT_OPEN = 256  # idle connections in all: each is a file descriptor, of which a process often has 1,024
 IDLE_SECONDS = 30.0  # most servers close an idle connection after 5 to 75 s
 RESOLVERS = 64  # names being resolved at once; a resolver that hangs cannot be interrupted, only abandoned
-CHUNK = 65_536
+CHUNK = 16_384  # bytes to read at once; with 64 KiB the threads of a fan-out keep three MiB more
 
 
 class Failed(Exception):

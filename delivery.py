@@ -23,7 +23,7 @@ import random
 import secrets
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -46,7 +46,7 @@ from messages import (
     change_record,
     delivery_records,
     message_record,
-    sign,
+    request,
 )
 from store import StoreError, WebhookStore
 from transport import Exchange, Transport, retry_after
@@ -139,7 +139,7 @@ class PostOffice:
         self._lock = threading.Lock()  # guards everything below
         self._messages: dict[str, Message] = {}  # oldest first
         self._lanes: dict[str, Lane] = {}
-        self._finished: OrderedDict[Delivery, None] = OrderedDict()  # oldest first
+        self._finished: deque[Delivery] = deque()  # oldest first
         self._raw: deque[Attempt] = deque()  # those with bytes, oldest first
         self._raw_bytes = self._waiting = self._body_bytes = self._past_bytes = 0
         self._pings: dict[str, Delivery] = {}  # the newest of each URL
@@ -222,8 +222,8 @@ class PostOffice:
 
     def _redeliver(self, delivery: Delivery) -> None:
         with self._lock:
-            if delivery.state in (PENDING, DELIVERING):
-                return  # somebody else asked for the same at the same time
+            if delivery.state in (PENDING, DELIVERING) or self.find(delivery.id) is None:
+                return  # somebody else asked for the same meanwhile, or it has been forgotten meanwhile
             self._reopen(delivery)
             self._rush(delivery)
 
@@ -237,7 +237,7 @@ class PostOffice:
         if delivery.state == RETRYING:
             self._lane(delivery.url).retrying.discard(delivery)
         elif delivery.state not in OPEN:
-            self._finished.pop(delivery, None)
+            self._finished.remove(delivery)
             self._waiting += 1
             message = delivery.message
             if message.open == 0:
@@ -365,16 +365,8 @@ class PostOffice:
         return True
 
     def compose(self, delivery: Delivery, lane: Lane, timestamp: int) -> bytes:
-        """The request of an attempt: all but its time and its signature was prepared."""
-        message, secret = delivery.message, self._store.secret(delivery.url)
-        signatures = sign(secret, message.id, timestamp, message.body) if secret else b""
-        return b"%b%bwebhook-timestamp: %d\r\n%b\r\n%b" % (
-            lane.head,
-            message.head,
-            timestamp,
-            signatures,
-            message.body,
-        )
+        """The request of an attempt, with the secret that the URL has today."""
+        return request(lane.head, delivery.message, timestamp, self._store.secret(delivery.url))
 
     def before_settle(self, trip: Trip) -> None:
         exchange = trip.exchange
@@ -390,7 +382,7 @@ class PostOffice:
         assert exchange is not None
         attempt = Attempt(trip.started, trip.duration, exchange.status, exchange.error)
         self._keep_bytes(attempt, exchange)
-        delivery.attempts.append(attempt)
+        delivery.attempts += (attempt,)
         success = exchange.error is None and 200 <= exchange.status < 300
         lane.learn(success, trip.duration < PATIENCE)
         if success:
@@ -435,9 +427,9 @@ class PostOffice:
         """Move a delivery to the history, and forget what is older than that reaches."""
         delivery.state, delivery.due, delivery.manual = state, 0.0, False
         self._count_as_past(delivery.message)
-        self._finished[delivery] = None
+        self._finished.append(delivery)
         while len(self._finished) > HISTORY or self._past_bytes > MAX_PAST:
-            self._forget(next(iter(self._finished)))
+            self._forget(self._finished.popleft())
 
     def _count_as_past(self, message: Message) -> None:
         self._waiting -= 1
@@ -447,7 +439,6 @@ class PostOffice:
             self._past_bytes += len(message.body)
 
     def _forget(self, old: Delivery) -> None:
-        self._finished.pop(old, None)
         message = old.message
         message.deliveries[old.index] = None
         message.left -= 1
@@ -620,7 +611,7 @@ class PostOffice:
             return  # noted before the journal started anew, and written after it
         if "attempt" in record:
             attempt = Attempt(record["time"], record["duration"], record["status"], record["error"])
-            delivery.attempts.append(attempt)
+            delivery.attempts += (attempt,)
         delivery.confirmed = delivery.confirmed or record.get("confirmed", False)
         state = record.get("state")
         if state in OPEN and delivery.state in OPEN:

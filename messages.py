@@ -10,6 +10,7 @@ import base64
 import functools
 import hmac
 import json
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +19,12 @@ from connections import KEPT_RESPONSE
 
 PING = "ping"
 PING_DATA = "Ping from Exposee"
-USER_AGENT = "Exposee/1.0"
+
+FIELDS = (
+    b"Content-Type: application/json\r\n"
+    b"User-Agent: Exposee/1.0\r\n"
+    b"Bypass-Tunnel-Reminder: 1\r\n"  # localtunnel shows a reminder page to whoever does not send it
+)
 
 PENDING, DELIVERING, RETRYING = "pending", "delivering", "retrying"
 DELIVERED, FAILED, CANCELLED = "delivered", "failed", "cancelled"
@@ -54,19 +60,13 @@ class Attempt:
 
 
 class Message:
-    """One occurrence of an event. `body` is what is sent, `head` the header fields that all deliveries share."""
+    """One occurrence of an event. `body` is what is sent."""
 
-    __slots__ = ("id", "event", "time", "body", "head", "deliveries", "left", "open")
+    __slots__ = ("id", "event", "time", "body", "deliveries", "left", "open")
 
     def __init__(self, message_id: str, event: str, created: float, body: bytes) -> None:
-        self.id, self.event, self.time, self.body = message_id, event, created, body
-        self.head = (
-            "Content-Type: application/json\r\n"
-            f"User-Agent: {USER_AGENT}\r\n"
-            "Bypass-Tunnel-Reminder: 1\r\n"  # localtunnel shows a reminder page to whoever does not send it
-            f"Content-Length: {len(body)}\r\n"
-            f"webhook-id: {message_id}\r\n"
-        ).encode()
+        self.id, self.time, self.body = message_id, created, body
+        self.event = sys.intern(event)  # one text for all that are remembered
         self.deliveries: list[Delivery | None] = []  # None: forgotten
         self.left = self.open = 0  # deliveries that are not forgotten, and that are not finished
 
@@ -79,7 +79,7 @@ class Delivery:
     def __init__(self, message: Message, index: int, url: str) -> None:
         self.message, self.index, self.url = message, index, url
         self.state = PENDING
-        self.attempts: list[Attempt] = []
+        self.attempts: tuple[Attempt, ...] = ()
         self.due = 0.0
         self.error: str | None = None  # why it ended without an attempt
         self.confirmed = False  # a ping that the receiver has pinged back
@@ -105,7 +105,7 @@ class Delivery:
             **({"error": error} if error else {}),
             **({"next_attempt": iso(self.due)} if self.due else {}),
             **({"confirmed": self.confirmed} if self.message.event == PING else {}),
-            **({"attempts": [attempt.to_json() for attempt in list(self.attempts)]} if attempts else {}),
+            **({"attempts": [attempt.to_json() for attempt in self.attempts]} if attempts else {}),
         }
 
 
@@ -115,7 +115,20 @@ def iso(seconds: float) -> str:
     return f"{whole}.{int(seconds % 1 * 1000):03d}Z"
 
 
-# --- signatures -------------------------------------------------------------------------------------------------------
+# --- what is sent -----------------------------------------------------------------------------------------------------
+
+
+def request(head: bytes, message: Message, timestamp: int, secret: str | None) -> bytes:
+    """The request of an attempt. `head` is the part that depends on the URL only."""
+    return b"%b%bContent-Length: %d\r\nwebhook-id: %b\r\nwebhook-timestamp: %d\r\n%b\r\n%b" % (
+        head,
+        FIELDS,
+        len(message.body),
+        message.id.encode(),
+        timestamp,
+        sign(secret, message.id, timestamp, message.body) if secret else b"",
+        message.body,
+    )
 
 
 @functools.lru_cache(4_096)
@@ -174,7 +187,7 @@ def change_record(delivery: Delivery, **changes: object) -> bytes:
 
 def delivery_records(delivery: Delivery) -> Iterator[bytes]:
     """All that is known of a delivery, for a journal that starts anew."""
-    for number, attempt in enumerate(list(delivery.attempts), 1):
+    for number, attempt in enumerate(delivery.attempts, 1):
         yield change_record(
             delivery,
             attempt=number,

@@ -29,7 +29,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import terminal
 from transport import Transport, request_json
@@ -123,8 +123,7 @@ def print_lines(*lines: str) -> None:
 # --- verifying ------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Check:
+class Check(NamedTuple):
     """Whether a request is what the owner of the secret sent, and why we think so."""
 
     good: bool

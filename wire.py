@@ -14,7 +14,6 @@ Left out on purpose: TLS (a tunnel's or a proxy's job), compression, ranges, HTT
 
 from __future__ import annotations
 
-import builtins
 import email.utils
 import functools
 import http
@@ -30,9 +29,8 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 
 import strict_json
 from terminal import Printer, printable
@@ -71,8 +69,7 @@ class Problem(Exception):
         self.status, self.detail, self.headers, self.close = status, detail, dict(headers or {}), close
 
 
-@dataclass
-class Request:
+class Request(NamedTuple):
     """A request that has been read whole. Field names are in lower case; a repeated field is joined by commas."""
 
     method: str
@@ -98,7 +95,6 @@ class Request:
             raise Problem(400, f"the body is {error}") from None
 
 
-@dataclass
 class Answer:
     """What a handler returns. `body` is JSON unless it is bytes; `then` runs after it has been sent.
 
@@ -106,15 +102,20 @@ class Answer:
     returning. `raw` instead of anything else gets the connection with nothing sent on it.
     """
 
-    status: int = 200
-    body: Any = None
-    headers: dict[str, str] = field(default_factory=dict)
-    type: str = JSON_TYPE
-    then: Callable[[], None] | None = None
-    stream: Callable[[Callable[[bytes], None]], None] | None = None
-    raw: Callable[[socket.socket], None] | None = None
+    def __init__(
+        self,
+        status: int = 200,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        type: str = JSON_TYPE,
+        then: Callable[[], None] | None = None,
+        stream: Callable[[Callable[[bytes], None]], None] | None = None,
+        raw: Callable[[socket.socket], None] | None = None,
+    ) -> None:
+        self.status, self.body, self.headers, self.type = status, body, dict(headers or {}), type
+        self.then, self.stream, self.raw = then, stream, raw
 
-    def bytes(self) -> builtins.bytes:
+    def encoded(self) -> bytes:
         """The body as it is sent."""
         if self.body is None or isinstance(self.body, bytes):
             return self.body or b""
@@ -320,7 +321,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = self.close_connection or self.server.stopping or answer.stream is not None
         if self.close_connection:
             answer.headers["Connection"] = "close"
-        body = answer.bytes()
+        body = answer.encoded()
         data = answer_head(answer, body) + (b"" if self._method == "HEAD" else body)
         self._show(data)
         self.server.waiting(self.connection, idle=False)  # for the client to take it
@@ -455,7 +456,7 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
 
     def dispatch(self, request: Request) -> Answer:
         """Find the handler for the request and call it. Every failure is an Answer or a Problem."""
-        methods = self._routes.get(request.path) or self._match(request)
+        methods, parameters = self._match(request)
         allow = ", ".join(methods)
         if request.method == "OPTIONS":
             return Answer(204, headers={"Allow": allow})
@@ -463,8 +464,8 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
         if handler is None:
             raise Problem(405, f"{request.path} takes {allow}, not {request.method}", {"Allow": allow})
         try:
-            answer = handler(request)
-            answer.body = answer.bytes()  # here, so that what cannot be JSON is caught as well
+            answer = handler(request._replace(parameters=parameters) if parameters else request)
+            answer.body = answer.encoded()  # here, so that what cannot be JSON is caught as well
             return answer
         except Problem:
             raise
@@ -472,14 +473,16 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
             _report(error, f"answering {request.method} {request.path}")
             raise Problem(500, "an error on our side; the terminal of the server says more") from error
 
-    def _match(self, request: Request) -> dict[str, Handler]:
+    def _match(self, request: Request) -> tuple[dict[str, Handler], tuple[str, ...]]:
+        """The methods that the request's path takes, and what stands for {…} in its route."""
+        if request.path in self._routes:
+            return self._routes[request.path], ()
         for pattern, methods in self._patterns:
             match = pattern.fullmatch(request.path)
             if match:
-                request.parameters = match.groups()
-                return methods
+                return methods, match.groups()
         if request.target == "*":
-            return {"OPTIONS": lambda request: Answer(204)}
+            return {"OPTIONS": lambda request: Answer(204)}, ()
         known = ", ".join([*self._routes, *(p.pattern.replace("([^/]+)", "{id}") for p, _ in self._patterns)])
         raise Problem(404, f"there is no {request.path} here; known are {known}")
 
@@ -507,7 +510,7 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
         answer.headers["Connection"] = "close"
         request.settimeout(0)
         try:
-            request.sendall(answer_head(answer, answer.bytes()) + answer.bytes())
+            request.sendall(answer_head(answer, answer.encoded()) + answer.encoded())
         except OSError:
             pass
         self.shutdown_request(request)

@@ -47,8 +47,7 @@ def test_body_is_exactly_event_and_data(data: Any) -> None:
 
 def test_every_message_says_its_length_type_and_id() -> None:
     message = a_delivery().message
-    request = b"POST / HTTP/1.1\r\n" + message.head + b"\r\n" + message.body
-    names = fields(request)
+    names = fields(messages.request(b"POST / HTTP/1.1\r\n", message, 1_614_265_330, None))
     assert names["content-length"] == str(len(message.body))
     assert names["content-type"] == "application/json"
     assert names["webhook-id"] == message.id
@@ -103,7 +102,7 @@ def test_a_fresh_delivery_as_json() -> None:
 def test_a_retrying_delivery_says_what_happened_and_what_comes() -> None:
     delivery = a_delivery()
     delivery.state, delivery.due = messages.RETRYING, 1_700_000_005.5
-    delivery.attempts = [Attempt(1_700_000_000.25, 0.0123456789, 503, "the answer ended after 3 of 9 bytes")]
+    delivery.attempts = (Attempt(1_700_000_000.25, 0.0123456789, 503, "the answer ended after 3 of 9 bytes"),)
     shown = delivery.to_json()
     assert shown["next_attempt"] == "2023-11-14T22:13:25.500Z"
     assert (shown["status"], shown["error"]) == (503, "the answer ended after 3 of 9 bytes")
@@ -151,7 +150,7 @@ def test_signatures_of_both_dialects_cover_the_bytes_sent() -> None:
 def test_records_are_one_line_of_json_each(error: str | None) -> None:
     delivery = a_delivery()
     attempt = Attempt(1_700_000_000.25, 1e-07, 0 if error else 204, error)
-    delivery.attempts, delivery.due, delivery.error = [attempt], 1_700_000_300.0, error
+    delivery.attempts, delivery.due, delivery.error = (attempt,), 1_700_000_300.0, error
     records = [
         messages.message_record(delivery.message, ["http://example.com/hook", ""]),
         messages.attempt_record(delivery, attempt),

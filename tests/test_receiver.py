@@ -17,7 +17,7 @@ import pytest
 from support import SECONDS, Client, Program, Response, eventually, request
 
 import receiver
-from delivery import sign
+from messages import sign
 from exposee import check_secret
 from receiver import TOLERANCE, Receiver, confirm_ping, main, verify
 from transport import Transport, request_head
