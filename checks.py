@@ -18,6 +18,7 @@ from wire import Problem, Request
 SECRET_BYTES = range(24, 65)  # what the Standard Webhooks specification allows a key to have
 MAX_URL = 2_048  # characters; what browsers and proxies take
 MAX_WAIT = 30.0  # seconds, of Prefer: wait
+WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[,;]|$)", re.I)
 
 
 def members(request: Request, *known: str) -> dict[str, Any]:
@@ -89,5 +90,5 @@ def check_secret(value: Any) -> str | None:
 
 def preferred_wait(request: Request) -> float | None:
     """The seconds of `Prefer: wait=N` (RFC 7240, 4.3), MAX_WAIT at most; None without."""
-    match = re.search(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[,;]|$)", request.headers.get("prefer", ""), re.I)
+    match = WAIT.search(request.headers.get("prefer", ""))
     return min(float(match[1]), MAX_WAIT) if match else None

@@ -363,14 +363,9 @@ def _split_target(method: str, target: str, headers: Mapping[str, str], old: boo
     if host is None and not old:
         raise Problem(400, "the Host field is missing", close=True)
     authority = host or ""
-    if re.match("https?://", target, re.IGNORECASE):  # absolute-form: every server has to take it
-        authority = re.split("[/?]", target.partition("://")[2], maxsplit=1)[0]
-        target = "/" + target.partition("://")[2][len(authority) :].removeprefix("/")
-        if not authority:
-            raise Problem(400, "the request target has no host", close=True)
-    elif not target.startswith("/") and not (target == "*" and method == "OPTIONS"):
-        raise Problem(400, "the request target is neither a path nor an absolute http or https URL", close=True)
-    if any(name and not AUTHORITY.fullmatch(name) for name in (authority, host)):
+    if not (target.startswith("/") or target == "*" and method == "OPTIONS"):
+        authority, target = _split_absolute(target)
+    if any(name and not AUTHORITY.fullmatch(name) for name in {authority, host}):
         raise Problem(400, "the host is malformed, expected name or name:port", close=True)
     path, _, query = target.partition("?")
     if "%" in path and "%2f" not in path.lower():  # %2F is data, not a separator: it matches no route
@@ -382,6 +377,17 @@ def _split_target(method: str, target: str, headers: Mapping[str, str], old: boo
     except ValueError:
         raise Problem(400, f"more than {MAX_FIELDS} query parameters") from None
     return authority, path, dict(pairs)
+
+
+def _split_absolute(target: str) -> tuple[str, str]:
+    """(authority, path and query) of a target in absolute-form: every server has to take it."""
+    if not re.match("https?://", target, re.IGNORECASE):
+        raise Problem(400, "the request target is neither a path nor an absolute http or https URL", close=True)
+    rest = target.partition("://")[2]
+    authority = re.split("[/?]", rest, maxsplit=1)[0]
+    if not authority:
+        raise Problem(400, "the request target has no host", close=True)
+    return authority, "/" + rest[len(authority) :].removeprefix("/")
 
 
 @functools.lru_cache(1)
@@ -401,6 +407,7 @@ def answer_head(answer: Answer, body: bytes) -> bytes:
     return "\r\n".join(lines).encode("latin-1")
 
 
+@functools.cache
 def phrase(status: int) -> str:
     """The words for a status, as RFC 9110 has them: the standard library's change between versions."""
     return PHRASES.get(status) or http.HTTPStatus(status).phrase
