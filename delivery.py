@@ -27,6 +27,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from durable import StoreError
 from journal import Journal
 from messages import (
     CANCELLED,
@@ -48,7 +49,7 @@ from messages import (
     message_record,
     request,
 )
-from store import StoreError, WebhookStore
+from store import WebhookStore
 from transport import Exchange, Transport, retry_after
 from workers import PATIENCE, QUICK_PLACES, Lane, Trip, Workers
 

@@ -41,9 +41,10 @@ from access import Allowance, carries, is_local
 from addresses import Guard, spelled
 from checks import check_secret, check_url, members, preferred_wait, shown, text, url_problem
 from delivery import RETRY_SCHEDULE, WATCH_BATCH, Full, NotPossible, PostOffice
+from durable import StoreError
 from journal import Journal
 from messages import DELIVERED, PING, PING_DATA, STATES, Delivery
-from store import StoreError, WebhookStore
+from store import WebhookStore
 from transport import Exchange, Transport
 from wire import Answer, Problem, Request, Routes, Server, stop_on_signals
 from workers import QUICK_PLACES

@@ -1,7 +1,7 @@
 """What the post office has accepted and done: deliveries.jsonl, a journal that grows at its end.
 
 A crash can harm no more than its last line, which nobody has been told of. When the file has grown to twice
-what is worth keeping, it is written anew and replaced in one step, as the snapshot in store.py is.
+what is worth keeping, it is replaced by one that has nothing else, in one step (durable.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from store import Fsync, GroupCommit, StoreError, lock, replace, sync_directory, write_all
+from durable import Fsync, GroupCommit, ReplacedFile, StoreError, lock, write_all
 
 COMPACT_BYTES = 33_554_432  # a journal below this is not worth compacting; it holds some 100,000 deliveries
 
@@ -31,9 +31,10 @@ class Journal:
         self._notes: deque[bytes] = deque()
         self._commits: GroupCommit[tuple[bytes, Callable[[], None]]] = GroupCommit(self._write)
         self._lock_file = lock(self.path)
+        self._whole = ReplacedFile(self.path, fsync, mode=0o600)
         try:
             self._open()
-            sync_directory(self.path, fsync)
+            self._whole.sync_directory()
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from None
         self._compacted_size = 0
@@ -91,7 +92,7 @@ class Journal:
             data = b"".join(records())
             self._file.close()  # Windows replaces no file that is open
             with contextlib.suppress(OSError):  # no room for a second file: then not again soon
-                replace(self.path, data, self._fsync, mode=0o600)
+                self._whole.replace(data)
             self._compacted_size = self._size
             with contextlib.suppress(OSError):  # the next commit tries again
                 self._open()
@@ -112,6 +113,7 @@ class Journal:
                 self._append([])
                 self._fsync(self._file.fileno())
             self._file.close()
+            self._whole.close()
             self._lock_file.close()
 
     def _write(self, group: list[tuple[bytes, Callable[[], None]]]) -> None:

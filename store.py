@@ -1,12 +1,7 @@
-"""What survives a restart: webhooks.json, a snapshot that is replaced; and how a file is written so that it does.
+"""What survives a restart: webhooks.json, a snapshot that is replaced whenever a webhook comes or goes.
 
-Nobody is told "done" before the bytes are on the disk (fsync), and after a crash at any moment there is a whole
-file: a snapshot is written to a second file, which then takes the first one's name in one step. The deliveries
-are in a journal beside it: journal.py.
-
-An fsync costs a thousand times what a request does, so requests that come together share one: see GroupCommit.
-
-Left out on purpose: a database. SQLite would do all of this; here you can see how.
+Beside it lie the secrets, in a file of their own, so that webhooks.json can be shown and committed. How a file is
+replaced so that no crash can break it is in durable.py; the deliveries are in a journal: journal.py.
 """
 
 from __future__ import annotations
@@ -14,87 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar
+from typing import Any
 
-Fsync = Callable[[int], None]  # os.fsync, or what a test puts in its place
+from durable import Fsync, GroupCommit, ReplacedFile, StoreError, lock
+
 Permit = Callable[[str | None], None]  # gets the secret that a URL has, and raises to forbid a change
-Item = TypeVar("Item")
 
 EMPTY = b"[]\n"
-CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)  # Windows would write CR LF for LF
 MEND = "mend it, or name another --store"
-
-
-class StoreError(Exception):
-    """The disk did not do what we need, or a file is not what it should be; str() is one line for a person."""
-
-
-class _Waiting(Generic[Item]):
-    __slots__ = ("item", "done", "error", "wake")
-
-    def __init__(self, item: Item) -> None:
-        self.item, self.done = item, False
-        self.error: Exception | None = None
-        self.wake = threading.Lock()
-        self.wake.acquire()  # released when it is done, or when it is its turn to write
-
-
-class GroupCommit(Generic[Item]):
-    """Many threads, one disk: whoever comes first writes, and then one of those who came meanwhile for all of them.
-
-    `write` gets the items of a group. What it raises is raised for everybody in that group.
-    """
-
-    def __init__(self, write: Callable[[list[Item]], None]) -> None:
-        self._write = write
-        self._lock = threading.Lock()  # guards the two below
-        self._queue: list[_Waiting[Item]] = []
-        self._writing = False
-        self.turn = threading.Lock()  # held by whoever touches the file
-
-    def commit(self, item: Item) -> None:
-        """Return once `item` has been written, by this thread or by another."""
-        mine = _Waiting(item)
-        with self._lock:
-            self._queue.append(mine)
-            wait, self._writing = self._writing, True
-        if wait:
-            mine.wake.acquire()
-        if not mine.done:
-            self._write_group()
-        if mine.error:
-            raise mine.error
-
-    def _write_group(self) -> None:
-        with self.turn:
-            with self._lock:
-                group, self._queue = self._queue, []
-            error = self._try([waiting.item for waiting in group])
-        with self._lock:
-            following = self._queue[0] if self._queue else None
-            self._writing = following is not None
-        for waiting in group:
-            waiting.error, waiting.done = error, True
-            waiting.wake.release()
-        if following:
-            following.wake.release()  # all wake at once, instead of one after the other at the door
-
-    def _try(self, items: list[Item]) -> Exception | None:
-        try:
-            self._write(items)
-        except OSError as problem:
-            return StoreError(f"{problem.strerror or problem}: nothing was stored, try again later")
-        except Exception as problem:  # a bug, but not one that may look like success to the others
-            return problem
-        return None
-
-
-# --- webhooks.json ------------------------------------------------------------------------------------------
 
 
 class _Change:
@@ -122,7 +46,6 @@ class WebhookStore:
         if self.path.is_dir():
             raise StoreError(f"{self.path} is a folder, expected a file; name another --store")
         self.secrets_path = self.path.with_suffix(".secrets.json")
-        self._fsync = fsync
         self._by_event: dict[str, dict[str, None]] = {}
         self._by_url: dict[str, dict[str, None]] = {}
         self._secrets: dict[str, str] = {}
@@ -134,6 +57,8 @@ class WebhookStore:
         self._secrets_before: dict[str, str] = {}
         self._changes = GroupCommit(self._write)
         self._lock_file = lock(self.path)
+        self._file = ReplacedFile(self.path, fsync)
+        self._secrets_file = ReplacedFile(self.secrets_path, fsync, mode=0o600)
         try:
             self._load(check)
         except BaseException:
@@ -188,6 +113,8 @@ class WebhookStore:
 
     def close(self) -> None:
         """Let another process have the files."""
+        self._file.close()
+        self._secrets_file.close()
         self._lock_file.close()
 
     def _change(self, apply: Callable[[], Any]) -> Any:
@@ -274,12 +201,12 @@ class WebhookStore:
             if "a new secret" in self._changed or self._stale_secrets:
                 self._replace_secrets({**self._secrets_before, **self._secrets})  # an entry never lacks its secret
             if "webhooks" in self._changed:
-                replace(self.path, self._text, self._fsync)
+                self._file.replace(self._text)
         except OSError:
             for undo in reversed(self._undo.copy()):
                 undo()
             with contextlib.suppress(OSError):  # in case it was refused after the file had its new name
-                replace(self.path, self._text, self._fsync)
+                self._file.replace(self._text)
                 self._replace_secrets(self._secrets)
             raise
         if "a secret less" in self._changed:
@@ -290,7 +217,7 @@ class WebhookStore:
 
     def _replace_secrets(self, secrets: dict[str, str]) -> None:
         text = json.dumps({**self._unclaimed, **secrets}, indent=0) + "\n"
-        replace(self.secrets_path, text.encode(), self._fsync, mode=0o600)
+        self._secrets_file.replace(text.encode())
         self._stale_secrets = len(secrets) != len(self._secrets)
 
     def _load(self, check: Callable[[str], str | None]) -> None:
@@ -313,7 +240,7 @@ class WebhookStore:
         self._unclaimed = {url: secret for url, secret in secrets.items() if url not in self._by_url}
         try:
             if not text:
-                replace(self.path, EMPTY, self._fsync)
+                self._file.replace(EMPTY)
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from None
 
@@ -361,77 +288,3 @@ def _parse(path: Path, text: str, default: Any) -> Any:
         raise StoreError(f"{path}, line {error.lineno}: not JSON: {error.msg}; {MEND}") from None
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path}, line 1: not JSON that we read: {error}; {MEND}") from None
-
-
-# --- files ----------------------------------------------------------------------------------------------------
-
-
-def replace(path: Path, data: bytes | bytearray, fsync: Fsync, mode: int = 0o644) -> None:
-    """Give `path` the content `data` in one step: a reader, or a crash, meets the old file or the new one.
-
-    Write a second file, sync it, give it the name, sync the directory that holds the name.
-    """
-    temporary = f"{path}.tmp"  # always the same: what a crash leaves is written over
-    try:
-        descriptor = os.open(temporary, CREATE, mode)
-        try:
-            write_all(descriptor, data)
-            if hasattr(os, "fchmod"):
-                os.fchmod(descriptor, mode)  # it may have been there already
-            fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        _rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    sync_directory(path, fsync)
-
-
-def write_all(descriptor: int, data: bytes | bytearray) -> None:
-    """Write all of `data`: a disk that fills up takes a part, and says so only at the next call."""
-    written = os.write(descriptor, data)
-    while written < len(data):
-        written += os.write(descriptor, data[written:])
-
-
-def _rename(temporary: str, path: Path) -> None:
-    """os.replace; on Windows it fails while anybody, an indexer say, has the file open: try for a second."""
-    for _ in range(10 if os.name == "nt" else 0):
-        try:
-            return os.replace(temporary, path)
-        except PermissionError:
-            time.sleep(0.1)
-    os.replace(temporary, path)
-
-
-def sync_directory(path: Path, fsync: Fsync) -> None:
-    """Sync the directory that holds `path`: a new name is not on the disk before that."""
-    if os.name != "nt":  # Windows has no such thing
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def lock(path: Path) -> IO[bytes]:
-    """A file beside `path` that one process can hold; the system lets go of it when the process ends, however."""
-    try:
-        file = open(path.with_suffix(".lock"), "ab")  # the lock lasts as long as it is open
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise StoreError(f"{path}: another exposee has it; stop that one, or put --store in another folder") from None
-    return file

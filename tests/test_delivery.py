@@ -34,9 +34,10 @@ import delivery as office_module
 import messages
 import journal as journal_module
 from delivery import JITTER, RETRY_SCHEDULE, Full, NotPossible, PostOffice
+from durable import StoreError
 from journal import Journal
 from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, PENDING, RETRYING, Delivery, Message
-from store import StoreError, WebhookStore
+from store import WebhookStore
 from transport import Exchange
 
 EVENT, OTHER = "payment_received", "invoice_completed"

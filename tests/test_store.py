@@ -23,9 +23,10 @@ from support import SECONDS, Client, Pair, Program, eventually, held, request
 
 import journal as journal_module
 import store
+from durable import StoreError
 from exposee import url_problem
 from journal import Journal
-from store import StoreError, WebhookStore
+from store import WebhookStore
 
 SECRETS = ["whsec_" + letter * 32 for letter in "ABC"]
 A, B, C, D = ENTRIES = [
