@@ -61,13 +61,12 @@ class Numbers(NamedTuple):
     events: int = 30  # beside those that hang
     burst: int = 5_000
     pairs: int = 3
-    journal: int = 100_000
-    history: int = 10_000
+    past: tuple[int, ...] = (100, 10_000, 100_000)  # deliveries in the journal, and messages in the history
     limit: int = 20_000
     naive_patience: float = 15.0  # for a naive sender beside receivers that hang: it would take hours
 
 
-QUICK = Numbers(50, 100, 20, 5, (100, 1_000), 50, 10, 10, 5, 200, 1, 500, 300, 1_000, 0.5)
+QUICK = Numbers(50, 100, 20, 5, (100, 1_000), 50, 10, 10, 5, 200, 1, (100, 500), 1_000, 0.5)
 
 
 # --- processes --------------------------------------------------------------------------------------------------
@@ -449,22 +448,32 @@ class Bench:
     def growing(self) -> None:
         """What a delivery costs when much has been delivered before: once, as it takes its time."""
         n = self.n
-        self.tell(f"exposee: {n.journal:,} deliveries in the journal")
-        with self.sender([(url, EVENT) for url in self.urls(n.fanout)]) as sender:
-            self.add("empty journal", self.repeated(sender, 5, n.fanout))
-            for _ in range(n.journal // n.fanout - 6):
-                with self.arriving(n.fanout):
-                    sender.client.trigger()
-            self.add("full journal", self.repeated(sender, 5, n.fanout))
-        self.tell(f"exposee: {n.history:,} messages in the history")
+        with self.sender([(url, EVENT) for url in self.urls(n.reached)]) as sender:
+            done = 0
+            for past in n.past:
+                self.tell(f"exposee: {past:,} deliveries in the journal")
+                while done < past:
+                    with self.arriving(n.reached):
+                        sender.client.trigger()
+                    done += n.reached
+                self.add(f"journal at {past}", self.repeated(sender, 20, n.reached))
+                done += 21 * n.reached
         with self.sender([(self.url("one"), EVENT)]) as sender:
-            costs = []
-            for _ in range(n.history // n.stream + 3):
-                with self.arriving(n.stream) as took:
-                    sender.trigger_many(EVENT, n.stream)
-                costs.append(took[0] / n.stream)
-            self.add("empty history", statistics.median(costs[:3]))
-            self.add("full history", statistics.median(costs[-3:]))
+            done = 0
+            for past in n.past:
+                self.tell(f"exposee: {past:,} messages in the history")
+                while done < past:
+                    step = min(n.stream, past - done)
+                    self.streamed(sender, step)
+                    done += step
+                self.add(f"history at {past}", self.streamed(sender, n.stream) / n.stream)
+                done += n.stream
+
+    def streamed(self, sender: Sender, count: int) -> float:
+        """Seconds until `count` events have arrived at one URL."""
+        with self.arriving(count) as took:
+            sender.trigger_many(EVENT, count)
+        return took[0]
 
 
 def bare_replacement(path: Path) -> float:
@@ -530,7 +539,7 @@ def rows(n: Numbers) -> list[Row]:
         Row(f"1 event to {n.fanout:,} URLs", "exposee fanout", pool, "naive fanout", "/s", "high"),
         Row("", "exposee fanout", "the limit, prepared bytes", "limit fanout", "/s", "high"),
         Row("the same, signed", "exposee signed", f"{pool}, unsigned", "naive fanout", "/s", "high"),
-        Row("", "exposee signed", "the limit, unsigned", "limit fanout", "/s", "high"),
+        Row("", "exposee signed", "the same, unsigned", "exposee fanout", "/s", "high"),
         Row(f"{n.stream:,} events to 1 URL, delivered", "exposee stream", pool, "naive stream", "/s", "high"),
         Row("the same, accepted", "exposee accept", "the same, nothing on disk", "naive accept", "/s", "high"),
         Row(f"{n.register} registrations", "exposee register", "without fsync", "naive register", "/s", "high"),
@@ -543,17 +552,39 @@ def rows(n: Numbers) -> list[Row]:
                 "ms",
             )
             for stored in n.stored
-            if stored in (5_000, most)
+            if stored in (least, 5_000, most)
         ),
-        Row(
-            f"a delivery with {most:,} webhooks stored",
-            f"delivery at {most}",
-            f"with {least:,}",
-            f"delivery at {least}",
-            "µs",
+        *(
+            Row(
+                f"a delivery with {stored:,} webhooks stored",
+                f"delivery at {stored}",
+                f"with {least:,}",
+                f"delivery at {least}",
+                "µs",
+            )
+            for stored in n.stored
+            if stored in (10_000, most)
         ),
-        Row(f"a delivery with {n.journal:,} in the journal", "full journal", "the first ones", "empty journal", "µs"),
-        Row(f"one with {n.history:,} messages in the history", "full history", "the first ones", "empty history", "µs"),
+        *(
+            Row(
+                f"a delivery with {past:,} in the journal",
+                f"journal at {past}",
+                f"with {n.past[0]:,}",
+                f"journal at {n.past[0]}",
+                "µs",
+            )
+            for past in n.past[1:]
+        ),
+        *(
+            Row(
+                f"one with {past:,} messages in the history",
+                f"history at {past}",
+                f"with {n.past[0]:,}",
+                f"history at {n.past[0]}",
+                "µs",
+            )
+            for past in n.past[1:]
+        ),
         Row(hang, "exposee hanging", "all URLs answer", "exposee answering", "s"),
         Row(f"the same, {pool}", "naive hanging", "all URLs answer", "naive answering", "s", least=True),
         Row(f"{n.burst:,} deliveries beside a reader of the stream", "watched", "without", "unwatched", "s"),

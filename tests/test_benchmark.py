@@ -80,7 +80,7 @@ def value(run: Run, what: str, against: str = "") -> float:
         "a registration with 1,000 stored",
         "a delivery with 1,000 webhooks stored",
         "a delivery with 500 in the journal",
-        "one with 300 messages in the history",
+        "one with 500 messages in the history",
         "5 events, 20 URLs of which 10 hang: the other 10",
         "200 deliveries beside a reader of the stream",
         "200 deliveries with `--raw`",
