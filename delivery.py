@@ -8,8 +8,8 @@
                            ^                                |
                            +------- retry schedule ---------+
 
-What a message, a delivery and an attempt are, messages.py says; who sends, workers.py. Here it is decided what
-happens to them: when they are accepted, tried again, given up, remembered and forgotten.
+What a message, a delivery and an attempt are, messages.py says; who sends, workers.py; what is remembered,
+history.py. Here it is decided what happens to them: when they are accepted, tried again and given up.
 
 Left out on purpose: order of arrival (retries break it anyway), and exactly-once (nobody has it: receivers
 recognise a repeated webhook-id).
@@ -24,10 +24,11 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from durable import StoreError
+from history import History
 from journal import Journal
 from messages import (
     CANCELLED,
@@ -45,12 +46,12 @@ from messages import (
     attempt_record,
     body_of,
     change_record,
-    delivery_records,
     message_record,
     request,
 )
 from store import WebhookStore
 from transport import Exchange, Transport, retry_after
+from watching import Full, Watchers
 from workers import PATIENCE, QUICK_PLACES, Lane, Trip, Workers
 
 RETRY_SCHEDULE = (5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
@@ -61,63 +62,18 @@ MAX_RETRY_AFTER = 86_400.0  # a receiver may postpone us, but not for ever
 MAX_LANE = 10_000  # deliveries that wait for one URL
 MAX_WAITING = 500_000  # deliveries that wait in all
 MAX_BODIES = 268_435_456  # bytes of the messages that wait
-HISTORY = 10_000  # finished deliveries to remember
-MAX_PAST = 16_777_216  # bytes of the messages that are remembered only
-MAX_RAW = 16_777_216  # bytes of requests and responses to remember
-RAW_ATTEMPTS = 2_500  # attempts whose bytes are remembered, if they are short
-MAX_WATCHERS = 8
-MAX_WATCHED = 20_000  # deliveries that a watcher may be behind
-WATCH_BATCH = 150  # deliveries that a watcher is told of at once
 CLOSE_SECONDS = 5.0  # what attempts under way get at shutdown
-
-
-class Full(Exception):
-    """There is no room for this message now; str() says what is full."""
 
 
 class NotPossible(Exception):
     """This delivery cannot be attempted now; str() says why."""
 
 
-class Watcher:
-    """The changes of deliveries as they happen, each delivery once however often it changed since.
-
-    A burst comes out in batches: to write all of it down as JSON at once would slow the deliveries.
-    """
-
-    def __init__(self) -> None:
-        self._changed: dict[Delivery, None] = {}  # without a lock: each use of it is one step of the interpreter
-        self._news = threading.Event()
-        self.closed = False
-
-    def add(self, delivery: Delivery) -> None:
-        self._changed[delivery] = None
-        if len(self._changed) > MAX_WATCHED:
-            self.closed = True
-        if not self._news.is_set():
-            self._news.set()
-
-    def close(self) -> None:
-        self.closed = True
-        self._news.set()
-
-    def wait(self, seconds: float) -> list[dict[str, Any]]:
-        """WATCH_BATCH of the deliveries that changed, as JSON; empty when nothing did within `seconds`."""
-        self._news.wait(seconds)
-        self._news.clear()
-        batch = list(itertools.islice(self._changed, WATCH_BATCH))
-        for delivery in batch:
-            del self._changed[delivery]
-        if self._changed or self.closed:
-            self._news.set()
-        return [delivery.to_json() for delivery in batch]
-
-
 class PostOffice:
     """Accepts messages and delivers them; safe to use from many threads.
 
     `clock` is Unix time, `chance` gives numbers from 0 to 1, `log` gets a line for people now and then,
-    `watch_bytes` every attempt's (url, exchange).
+    `watch_bytes` every attempt's (url, exchange). `watchers` are told of every change.
     """
 
     def __init__(
@@ -138,16 +94,11 @@ class PostOffice:
         self._schedule, self._clock, self._chance = tuple(schedule), clock, chance
         self._log, self._watch_bytes = log, watch_bytes
         self._lock = threading.Lock()  # guards everything below
-        self._messages: dict[str, Message] = {}  # oldest first
+        self._history = History()
         self._lanes: dict[str, Lane] = {}
-        self._finished: deque[Delivery] = deque()  # oldest first
-        self._raw: deque[Attempt] = deque()  # those with bytes, oldest first
-        self._raw_bytes = self._waiting = self._body_bytes = self._past_bytes = 0
-        self._pings: dict[str, Delivery] = {}  # the newest of each URL
         self._due: list[tuple[float, int, Delivery]] = []  # a heap of retries
         self._number = itertools.count()  # decides between two that are due at the same time
-        self._waits: dict[Delivery, list[_Wait]] = {}
-        self._watchers: list[Watcher] = []
+        self.watchers = Watchers(self._lock)
         self._workers = Workers(self._lock, self, transport, timeout=timeout, places=workers, clock=clock)
         self._workers.wake_overseer = self._wake_overseer
         self._stir = threading.Event()  # wakes the overseer
@@ -164,17 +115,17 @@ class PostOffice:
         urls = self._store.urls_for(event)
         message = Message("msg_" + secrets.token_hex(12), event, self._clock(), body_of(event, data))
         # Others may pass this check at the same time, each with a message of its own: the limits are soft by that.
-        if self._waiting + len(urls) > MAX_WAITING:
-            raise Full(f"{self._waiting:,} deliveries wait already, {MAX_WAITING:,} are the limit")
-        if self._body_bytes + len(message.body) > MAX_BODIES:
-            raise Full(f"the messages that wait have {self._body_bytes:,} bytes already")
+        if self._history.waiting + len(urls) > MAX_WAITING:
+            raise Full(f"{self._history.waiting:,} deliveries wait already, {MAX_WAITING:,} are the limit")
+        if self._history.bodies + len(message.body) > MAX_BODIES:
+            raise Full(f"the messages that wait have {self._history.bodies:,} bytes already")
         self._journal.commit(message_record(message, urls), lambda: self._accept(message, urls))
         return message
 
     def _accept(self, message: Message, urls: list[str]) -> None:
         """The message is on the disk: its deliveries may start."""
         with self._lock:
-            self._add(message, urls)
+            self._history.add(message, urls)
             for delivery in message.deliveries:
                 assert delivery is not None
                 lane = self._lane(delivery.url)
@@ -183,18 +134,8 @@ class PostOffice:
                 else:
                     lane.waiting.append(delivery)
                     self._workers.queue(lane)
-                self._changed(delivery)
+                self.watchers.changed(delivery)
             self._workers.call()
-
-    def _add(self, message: Message, urls: list[str]) -> None:
-        self._messages[message.id] = message
-        message.deliveries = [Delivery(message, index, url) for index, url in enumerate(urls)]
-        message.left = message.open = len(urls)
-        self._waiting += len(urls)
-        if urls:
-            self._body_bytes += len(message.body)
-        else:
-            del self._messages[message.id]  # for nobody: nothing to remember
 
     def ping(self) -> tuple[str, list[Delivery]]:
         """Ping each distinct URL past all queues: (message id, deliveries).
@@ -203,15 +144,14 @@ class PostOffice:
         """
         with self._lock:
             urls = self._store.urls()
-            shared = [p for url in urls if (p := self._pings.get(url)) is not None and p.state in OPEN]
+            shared = [p for url in urls if (p := self._history.newest_ping(url)) and p.state in OPEN]
             busy = {delivery.url for delivery in shared}
             message = Message("msg_" + secrets.token_hex(12), PING, self._clock(), body_of(PING, PING_DATA))
             fresh = [url for url in urls if url not in busy]
             if fresh:
                 self._journal.note(message_record(message, fresh))
-                self._add(message, fresh)
+                self._history.add(message, fresh)
             for delivery in (sent := [d for d in message.deliveries if d is not None]):
-                self._pings[delivery.url] = delivery
                 self._rush(delivery)
             return (message if fresh or not shared else shared[0].message).id, shared + sent
 
@@ -225,7 +165,8 @@ class PostOffice:
         with self._lock:
             if delivery.state in (PENDING, DELIVERING) or self.find(delivery.id) is None:
                 return  # somebody else asked for the same meanwhile, or it has been forgotten meanwhile
-            self._reopen(delivery)
+            self._lane(delivery.url).retrying.discard(delivery)
+            self._history.reopen(delivery)
             self._rush(delivery)
 
     def _check_redeliverable(self, delivery: Delivery) -> None:
@@ -234,25 +175,12 @@ class PostOffice:
         if not self._store.has(delivery.url):
             raise NotPossible(f"{delivery.url} is no longer registered")
 
-    def _reopen(self, delivery: Delivery) -> None:
-        if delivery.state == RETRYING:
-            self._lane(delivery.url).retrying.discard(delivery)
-        elif delivery.state not in OPEN:
-            self._finished.remove(delivery)
-            self._waiting += 1
-            message = delivery.message
-            if message.open == 0:
-                self._past_bytes -= len(message.body)
-                self._body_bytes += len(message.body)
-            message.open += 1
-        delivery.state, delivery.manual, delivery.due = PENDING, True, 0.0
-
     def _rush(self, delivery: Delivery) -> None:
         lane = self._lane(delivery.url)
         lane.urgent.append(delivery)
         self._workers.queue(lane, first=True)
         self._workers.call()
-        self._changed(delivery)
+        self.watchers.changed(delivery)
 
     def cancel(self, url: str, event: str | None = None) -> None:
         """The webhook was unregistered: what waits for it will not be sent (every event's, without `event`)."""
@@ -274,71 +202,28 @@ class PostOffice:
     def confirm_ping(self, url: str) -> bool:
         """Mark the newest ping to `url` as confirmed; False when there is none."""
         with self._lock:
-            delivery = self._pings.get(url)
+            delivery = self._history.newest_ping(url)
             if delivery is None:
                 return False
             delivery.confirmed = True
             self._journal.note(change_record(delivery, confirmed=True))
-            self._changed(delivery)
+            self.watchers.changed(delivery)
             return True
 
     # Asking
 
     def find(self, delivery_id: str) -> Delivery | None:
         """The delivery with this id, if it is remembered."""
-        name, _, index = delivery_id.removeprefix("dlv_").rpartition("_")
-        message = self._messages.get("msg_" + name)
-        if message is None or not index.isdecimal() or len(index) > 7 or int(index) >= len(message.deliveries):
-            return None
-        delivery = message.deliveries[int(index)]
-        return delivery if delivery is not None and delivery.id == delivery_id else None
+        return self._history.find(delivery_id)
 
     def deliveries(self, matches: Callable[[Delivery], bool], limit: int, message_id: str = "") -> list[Delivery]:
         """The newest `limit` deliveries that match, newest first; of one message, if its id is given."""
         with self._lock:
-            one = self._messages.get(message_id)
-            messages = ([one] if one else []) if message_id else reversed(self._messages.values())
-            newest = (d for message in messages for d in reversed(message.deliveries))
-            return list(itertools.islice((d for d in newest if d is not None and matches(d)), limit))
+            return self._history.newest(matches, limit, message_id)
 
     def counts(self) -> dict[str, int]:
         """How many deliveries wait and are under way."""
-        return {"waiting": self._waiting, "under_way": self._workers.under_way}
-
-    def wait(self, deliveries: Iterable[Delivery | None], seconds: float) -> bool:
-        """Wait for the first attempts of these; False when they take longer than `seconds`."""
-        wait = _Wait()
-        with self._lock:
-            missing = [d for d in deliveries if d is not None and not d.attempts and d.state in OPEN]
-            wait.left = len(missing)
-            for delivery in missing:
-                self._waits.setdefault(delivery, []).append(wait)
-        try:
-            return not missing or wait.done.wait(seconds)
-        finally:
-            with self._lock:
-                for delivery in missing:
-                    waits = self._waits.get(delivery, [])
-                    if wait in waits:
-                        waits.remove(wait)
-                    if not waits:
-                        self._waits.pop(delivery, None)
-
-    def watch(self) -> Watcher:
-        """A new watcher. Full when there are MAX_WATCHERS; `unwatch` it in the end."""
-        with self._lock:
-            self._watchers = [watcher for watcher in self._watchers if not watcher.closed]
-            if len(self._watchers) >= MAX_WATCHERS:
-                raise Full(f"{MAX_WATCHERS} streams are open, which is the limit")
-            watcher = Watcher()
-            self._watchers.append(watcher)
-            return watcher
-
-    def unwatch(self, watcher: Watcher) -> None:
-        with self._lock:
-            watcher.close()
-            if watcher in self._watchers:
-                self._watchers.remove(watcher)
+        return {"waiting": self._history.waiting, "under_way": self._workers.under_way}
 
     def _lane(self, url: str) -> Lane:
         lane = self._lanes.get(url)
@@ -361,8 +246,7 @@ class PostOffice:
             self._end(delivery, CANCELLED, "unregistered")  # between the trigger and now
             return False
         delivery.state, delivery.due = DELIVERING, 0.0
-        if self._watchers:
-            self._changed(delivery)
+        self.watchers.changed(delivery)
         return True
 
     def compose(self, delivery: Delivery, lane: Lane, timestamp: int) -> bytes:
@@ -382,19 +266,17 @@ class PostOffice:
         delivery, lane, exchange = trip.delivery, trip.lane, trip.exchange
         assert exchange is not None
         attempt = Attempt(trip.started, trip.duration, exchange.status, exchange.error)
-        self._keep_bytes(attempt, exchange)
+        self._history.keep_bytes(attempt, exchange)
         delivery.attempts += (attempt,)
         success = exchange.error is None and 200 <= exchange.status < 300
         lane.learn(success, trip.duration < PATIENCE)
         if success:
-            self._close_delivery(delivery, DELIVERED)
+            self._history.finish(delivery, DELIVERED)
         else:
             self._failed(delivery, exchange, trip.started + trip.duration)
         self._journal.note(attempt_record(delivery, attempt))
-        self._changed(delivery)
+        self.watchers.settled(delivery)
         self._drop_if_unused(lane)
-        for wait in self._waits.pop(delivery, ()) if self._waits else ():
-            wait.count()
         self._log_attempt(delivery, attempt)
 
     def _gone(self, url: str) -> None:
@@ -410,9 +292,9 @@ class PostOffice:
         tries = len(delivery.attempts)
         over = delivery.manual or delivery.message.event == PING or tries > len(self._schedule)
         if over or exchange.status == 410:
-            self._close_delivery(delivery, FAILED)
+            self._history.finish(delivery, FAILED)
         elif not self._store.registered(delivery.url, delivery.message.event):
-            self._close_delivery(delivery, CANCELLED)
+            self._history.finish(delivery, CANCELLED)
         else:
             delay = self._schedule[tries - 1] * (1 + JITTER * (2 * self._chance() - 1))
             delay = max(delay, min(retry_after(exchange.head, now), MAX_RETRY_AFTER))
@@ -424,52 +306,12 @@ class PostOffice:
         heapq.heappush(self._due, (due, next(self._number), delivery))
         self._stir.set()
 
-    def _close_delivery(self, delivery: Delivery, state: str) -> None:
-        """Move a delivery to the history, and forget what is older than that reaches."""
-        delivery.state, delivery.due, delivery.manual = state, 0.0, False
-        self._count_as_past(delivery.message)
-        self._finished.append(delivery)
-        while len(self._finished) > HISTORY or self._past_bytes > MAX_PAST:
-            self._forget(self._finished.popleft())
-
-    def _count_as_past(self, message: Message) -> None:
-        self._waiting -= 1
-        message.open -= 1
-        if message.open == 0:
-            self._body_bytes -= len(message.body)
-            self._past_bytes += len(message.body)
-
-    def _forget(self, old: Delivery) -> None:
-        message = old.message
-        message.deliveries[old.index] = None
-        message.left -= 1
-        if message.left == 0:
-            self._past_bytes -= len(message.body)
-            del self._messages[message.id]
-        if self._pings.get(old.url) is old:
-            del self._pings[old.url]
-
     def _end(self, delivery: Delivery, state: str, why: str) -> None:
         """End a delivery without an attempt."""
         delivery.error = why
-        self._close_delivery(delivery, state)
+        self._history.finish(delivery, state)
         self._journal.note(change_record(delivery, state=state, error=why))
-        self._changed(delivery)
-        for wait in self._waits.pop(delivery, ()):
-            wait.count()
-
-    def _keep_bytes(self, attempt: Attempt, exchange: Exchange) -> None:
-        attempt.request, attempt.response, attempt.received = exchange.request, exchange.response, exchange.received
-        self._raw.append(attempt)
-        self._raw_bytes += len(exchange.request) + len(exchange.response)
-        while self._raw_bytes > MAX_RAW or len(self._raw) > RAW_ATTEMPTS:
-            old = self._raw.popleft()
-            self._raw_bytes -= len(old.request or b"") + len(old.response or b"")
-            old.request = old.response = None
-
-    def _changed(self, delivery: Delivery) -> None:
-        for watcher in self._watchers:
-            watcher.add(delivery)
+        self.watchers.settled(delivery)
 
     def _log_attempt(self, delivery: Delivery, attempt: Attempt) -> None:
         outcome = attempt.error or f"{attempt.status} in {attempt.duration * 1000:.0f} ms"
@@ -491,7 +333,7 @@ class PostOffice:
             try:
                 pause = self.look_after()
                 self._journal.flush()
-                self._journal.compact(self._records)
+                self._journal.compact(self._history.records)
             except Exception as error:  # a bug, or a disk that fails: deliveries must go on
                 self._log(f"error: {error!r}")
             self._stir.wait(pause)
@@ -530,7 +372,7 @@ class PostOffice:
                 delivery.state, delivery.due = PENDING, 0.0
                 lane.waiting.append(delivery)
                 self._workers.queue(lane)
-                self._changed(delivery)
+                self.watchers.changed(delivery)
             else:
                 return due
         return self._clock() + 60.0
@@ -540,8 +382,7 @@ class PostOffice:
         with self._lock:
             self._running = False
             self._workers.stop()
-            for watcher in self._watchers:
-                watcher.close()
+        self.watchers.close()
         self._stir.set()
         if self._workers.under_way:
             self._log(f"Waiting up to {seconds:.0f} s for what is under way: {self._workers.under_way}")
@@ -550,85 +391,25 @@ class PostOffice:
             time.sleep(0.01)
         self._journal.close()
         self._transport.close()
-        return self._waiting
-
-    # The journal's records, out and in
-
-    def _records(self) -> Iterator[bytes]:
-        """All that is worth keeping, for a journal that starts anew."""
-        with self._lock:
-            messages = list(self._messages.values())
-        for message in messages:
-            deliveries = list(message.deliveries)
-            yield message_record(message, [d.url if d else "" for d in deliveries])
-            for delivery in deliveries:
-                if delivery is not None:
-                    yield from delivery_records(delivery)
+        return self._history.waiting
 
     def _resume(self) -> None:
         """Read the journal: remember what is finished, take up what is not."""
         for line, record in enumerate(self._journal.read(), 1):
             try:
-                self._replay(record)
+                self._history.replay(record)
             except (KeyError, TypeError, ValueError, AttributeError):
                 raise StoreError(
                     f"{self._journal.path}, line {line}: not a record of ours; mend it, or move the file"
                 ) from None
-        for message in list(self._messages.values()):
-            for delivery in message.deliveries:
-                if delivery is None or delivery.state not in OPEN:
-                    continue
-                lane = self._lane(delivery.url)
-                if message.event == PING:
-                    self._end(delivery, FAILED, "interrupted by a restart")
-                elif not self._store.has(delivery.url):
-                    self._end(delivery, CANCELLED, "unregistered")
-                elif delivery.state == RETRYING:
-                    self._postpone(delivery, delivery.due)
-                else:
-                    lane.waiting.append(delivery)
-                    self._workers.queue(lane)
-
-    def _replay(self, record: dict[str, Any]) -> None:
-        if "message" in record:
-            if record["message"] in self._messages:
-                return
-            body = record["body"]
-            message = Message(record["message"], body["event"], record["time"], body_of(body["event"], body["data"]))
-            self._add(message, record["urls"])
-            for delivery in list(message.deliveries):
-                if delivery is not None and not delivery.url:  # forgotten before the journal started anew
-                    self._count_as_past(message)
-                    self._forget(delivery)
-                elif delivery is not None and message.event == PING:
-                    self._pings[delivery.url] = delivery
-            return
-        delivery = self.find(record["delivery"])
-        if delivery is None:
-            return  # forgotten already
-        if record.get("redeliver"):
-            self._reopen(delivery)
-        if record.get("attempt", len(delivery.attempts) + 1) <= len(delivery.attempts):
-            return  # noted before the journal started anew, and written after it
-        if "attempt" in record:
-            attempt = Attempt(record["time"], record["duration"], record["status"], record["error"])
-            delivery.attempts += (attempt,)
-        delivery.confirmed = delivery.confirmed or record.get("confirmed", False)
-        state = record.get("state")
-        if state in OPEN and delivery.state in OPEN:
-            delivery.state, delivery.due = state, record.get("due", 0.0)
-        elif state is not None and delivery.state in OPEN:
-            delivery.error = record.get("error") if "attempt" not in record else None
-            self._close_delivery(delivery, state)
-
-
-class _Wait:
-    """Counts first attempts down. Used with the office's lock held, but for `done`."""
-
-    def __init__(self) -> None:
-        self.left, self.done = 0, threading.Event()
-
-    def count(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.done.set()
+        for delivery in self._history.open_deliveries():
+            lane = self._lane(delivery.url)
+            if delivery.message.event == PING:
+                self._end(delivery, FAILED, "interrupted by a restart")
+            elif not self._store.has(delivery.url):
+                self._end(delivery, CANCELLED, "unregistered")
+            elif delivery.state == RETRYING:
+                self._postpone(delivery, delivery.due)
+            else:
+                lane.waiting.append(delivery)
+                self._workers.queue(lane)

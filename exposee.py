@@ -40,12 +40,13 @@ import terminal
 from access import Allowance, carries, is_local
 from addresses import Guard, spelled
 from checks import check_secret, check_url, members, preferred_wait, shown, text, url_problem
-from delivery import RETRY_SCHEDULE, WATCH_BATCH, Full, NotPossible, PostOffice
+from delivery import RETRY_SCHEDULE, NotPossible, PostOffice
 from durable import StoreError
 from journal import Journal
 from messages import DELIVERED, PING, PING_DATA, STATES, Delivery
 from store import WebhookStore
 from transport import Exchange, Transport
+from watching import WATCH_BATCH, Full
 from wire import Answer, Problem, Request, Routes, Server, stop_on_signals
 from workers import QUICK_PLACES
 
@@ -122,7 +123,7 @@ class Exposee:
     def ping(self, request: Request) -> Answer:
         self._limit(request)
         message_id, deliveries = self._office.ping()
-        self._office.wait(deliveries, PING_SECONDS)
+        self._office.watchers.wait(deliveries, PING_SECONDS)
         return self._outcome(request, "Ping", message_id, deliveries)
 
     def trigger(self, request: Request) -> Answer:
@@ -205,7 +206,7 @@ class Exposee:
     def stream(self, request: Request) -> Answer:
         self._owner_only(request)
         with storing():
-            watcher = self._office.watch()
+            watcher = self._office.watchers.watch()
 
         def send_changes(send: Callable[[bytes], None]) -> None:
             try:
@@ -216,7 +217,7 @@ class Exposee:
                     send("".join(lines).encode() or b": nothing new\n\n")
                     time.sleep(STREAM_PAUSE if len(news) < WATCH_BATCH else BURST_PAUSE)
             finally:
-                self._office.unwatch(watcher)
+                self._office.watchers.unwatch(watcher)
 
         return Answer(200, type="text/event-stream", headers={"Cache-Control": "no-store"}, stream=send_changes)
 
@@ -235,7 +236,7 @@ class Exposee:
         if not self._waiters.acquire(blocking=False):
             return False  # a preference may be ignored (RFC 7240, 2)
         try:
-            return self._office.wait(deliveries, seconds)
+            return self._office.watchers.wait(deliveries, seconds)
         finally:
             self._waiters.release()
 

@@ -217,11 +217,11 @@ def test_page_catches_up_after_a_dropped_connection(browser: Browser, console: C
 
 
 def test_page_comes_back_when_all_streams_were_taken(browser: Browser, console: Console) -> None:
-    watchers = [console.pair.office.watch() for _ in range(8)]
+    watchers = [console.pair.office.watchers.watch() for _ in range(8)]
     browser.open(console.url)
     browser.wait_for_text("#connection", "trying again")
     for watcher in watchers:
-        console.pair.office.unwatch(watcher)
+        console.pair.office.watchers.unwatch(watcher)
     browser.wait_for_text("#connection", "live")
 
 

@@ -31,14 +31,17 @@ import pytest
 from support import SECONDS, Client, Listener, Pair, eventually, held, request
 
 import delivery as office_module
-import messages
+import history
 import journal as journal_module
-from delivery import JITTER, RETRY_SCHEDULE, Full, NotPossible, PostOffice
+import messages
+import watching
+from delivery import JITTER, RETRY_SCHEDULE, NotPossible, PostOffice
 from durable import StoreError
 from journal import Journal
 from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, PENDING, RETRYING, Delivery, Message
 from store import WebhookStore
 from transport import Exchange
+from watching import Full
 
 EVENT, OTHER = "payment_received", "invoice_completed"
 URL = "http://a.test/hook"
@@ -368,7 +371,7 @@ def test_an_unregistration_that_a_crash_cut_off_cancels_at_the_next_start(desk: 
 def test_a_ping_is_never_retried(desk: Desk) -> None:
     desk.answer = exchange(503)
     _, (ping,) = desk.office.ping()
-    assert desk.office.wait([ping], SECONDS)
+    assert desk.office.watchers.wait([ping], SECONDS)
     desk.settled(ping, 1)
     assert (ping.state, ping.due) == (FAILED, 0.0)
     desk.pass_time(86_400)
@@ -390,7 +393,7 @@ def test_a_ping_goes_past_backlogs_and_back_offs(desk: Desk) -> None:
         waiting = [desk.trigger() for _ in range(20)]
         desk.answer = exchange()
         _, (ping,) = desk.office.ping()
-        assert desk.office.wait([ping], SECONDS)
+        assert desk.office.watchers.wait([ping], SECONDS)
         assert desk.settled(ping, 1).state == DELIVERED
         names = [fields(desk.next_sent().request)["webhook-id"] for _ in range(3)]
         assert names == [d.message.id for d in (retrying, under_way, ping)], "it did not go past those that wait"
@@ -408,7 +411,7 @@ def test_a_ping_in_flight_is_shared(desk: Desk) -> None:
         assert first in both and {d.url for d in both} == {URL, "http://b.test/"}
         again, three = desk.office.ping()
         assert set(three) == set(both)
-    assert desk.office.wait(both, SECONDS)
+    assert desk.office.watchers.wait(both, SECONDS)
     assert desk.sent.qsize() == 2
     _, fresh = desk.office.ping()
     assert not set(fresh) & set(both), "a ping that is over is not shared"
@@ -623,7 +626,7 @@ def test_an_office_that_is_full_answers_503_and_accepts_nothing(
 
 
 def test_history_is_bounded_and_the_oldest_is_forgotten(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(office_module, "HISTORY", 3)
+    monkeypatch.setattr(history, "HISTORY", 3)
     deliveries = [desk.settled(desk.trigger(data=n), 1) for n in range(5)]
     kept = [d.id for d in reversed(deliveries[-3:])]
     assert list(desk.states()) == kept
@@ -633,13 +636,13 @@ def test_history_is_bounded_and_the_oldest_is_forgotten(desk: Desk, monkeypatch:
 
 
 def test_bodies_of_the_past_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(office_module, "MAX_PAST", 3_000)
+    monkeypatch.setattr(history, "MAX_PAST", 3_000)
     deliveries = [desk.settled(desk.trigger(data="x" * 1_000), 1) for n in range(5)]
     assert list(desk.states()) == [d.id for d in reversed(deliveries[-2:])]
 
 
 def test_bytes_of_old_attempts_go_and_the_attempts_say_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(office_module, "MAX_RAW", 3_000)
+    monkeypatch.setattr(history, "MAX_RAW", 3_000)
     deliveries = [desk.settled(desk.trigger(data="x" * 1_000), 1) for n in range(5)]
     attempts = [d.to_json(attempts=True)["attempts"][0] for d in deliveries]
     assert ["gone" in attempt for attempt in attempts] == [True, True, True, False, False]
@@ -651,7 +654,7 @@ def test_bytes_of_old_attempts_go_and_the_attempts_say_so(desk: Desk, monkeypatc
 
 
 def test_a_watcher_gets_each_changed_delivery_once(desk: Desk) -> None:
-    watcher = desk.office.watch()
+    watcher = desk.office.watchers.watch()
     deliveries = [desk.settled(desk.trigger(), 1) for _ in range(3)]
     news = watcher.wait(SECONDS)
     assert [change["id"] for change in news] == [d.id for d in deliveries]
@@ -660,16 +663,16 @@ def test_a_watcher_gets_each_changed_delivery_once(desk: Desk) -> None:
 
 
 def test_a_ninth_watcher_is_refused_until_another_goes(desk: Desk) -> None:
-    watchers = [desk.office.watch() for _ in range(8)]
+    watchers = [desk.office.watchers.watch() for _ in range(8)]
     with pytest.raises(Full, match="8 streams"):
-        desk.office.watch()
-    desk.office.unwatch(watchers[3])
-    desk.office.watch()
+        desk.office.watchers.watch()
+    desk.office.watchers.unwatch(watchers[3])
+    desk.office.watchers.watch()
 
 
 def test_a_slow_watcher_is_dropped_and_costs_nobody_anything(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(office_module, "MAX_WATCHED", 3)
-    slow, quick = desk.office.watch(), desk.office.watch()
+    monkeypatch.setattr(watching, "MAX_WATCHED", 3)
+    slow, quick = desk.office.watchers.watch(), desk.office.watchers.watch()
     for _ in range(5):
         desk.settled(desk.trigger(), 1)
         quick.wait(SECONDS)
@@ -677,7 +680,7 @@ def test_a_slow_watcher_is_dropped_and_costs_nobody_anything(desk: Desk, monkeyp
 
 
 def test_shutdown_closes_watchers(desk: Desk) -> None:
-    watcher = desk.office.watch()
+    watcher = desk.office.watchers.watch()
     thread = threading.Thread(target=watcher.wait, args=(SECONDS,), daemon=True)
     thread.start()
     desk.restart()
@@ -1053,8 +1056,8 @@ def test_a_message_for_nobody_is_accepted_and_forgotten(desk: Desk) -> None:
 
 def test_a_burst_is_told_to_a_watcher_in_batches(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """To write thousands of deliveries down at once would hold up the sending of them."""
-    monkeypatch.setattr(office_module, "WATCH_BATCH", 3)
-    watcher = desk.office.watch()
+    monkeypatch.setattr(watching, "WATCH_BATCH", 3)
+    watcher = desk.office.watchers.watch()
     found = [desk.trigger(data=number) for number in range(7)]
     for delivery in found:
         desk.settled(delivery, 1)

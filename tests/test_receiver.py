@@ -17,8 +17,8 @@ import pytest
 from support import SECONDS, Client, Program, Response, eventually, request
 
 import receiver
-from messages import sign
 from exposee import check_secret
+from messages import sign
 from receiver import TOLERANCE, Receiver, confirm_ping, main, verify
 from transport import Transport, request_head
 from wire import Server
