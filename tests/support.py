@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 10.0  # that anything which must happen may take; nothing waits this long when all is well
@@ -19,8 +19,9 @@ SECONDS = 10.0  # that anything which must happen may take; nothing waits this l
 sys.path.insert(0, str(ROOT))
 
 from addresses import Guard  # noqa: E402
+from checks import url_problem  # noqa: E402
 from delivery import PostOffice  # noqa: E402
-from exposee import Exposee, url_problem  # noqa: E402
+from exposee import Exposee  # noqa: E402
 from journal import Journal  # noqa: E402
 from store import WebhookStore  # noqa: E402
 from transport import Transport  # noqa: E402
@@ -161,7 +162,7 @@ class Listener:
         self.close()
 
 
-def read_request(file: Any) -> bytes:
+def read_request(file: IO[bytes]) -> bytes:
     """The bytes of one request, b"" at the end of the connection."""
     data, length = b"", 0
     while not data.endswith(b"\r\n\r\n"):

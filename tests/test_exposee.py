@@ -19,8 +19,8 @@ import pytest
 from exchanges import TITLES
 from support import NO_CONTENT, ROOT, SECONDS, Listener, Pair, Program, Response, eventually, held, request
 
+from access import Allowance
 from addresses import Guard
-from exposee import Allowance
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER_SECRET = "whsec_" + base64.b64encode(bytes(64)).decode()

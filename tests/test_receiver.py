@@ -17,7 +17,7 @@ import pytest
 from support import SECONDS, Client, Program, Response, eventually, request
 
 import receiver
-from exposee import check_secret
+from checks import check_secret
 from messages import sign
 from receiver import TOLERANCE, Receiver, confirm_ping, main, verify
 from transport import Transport, request_head

@@ -22,9 +22,8 @@ import pytest
 from support import SECONDS, Client, Pair, Program, eventually, held, request
 
 import journal as journal_module
-import store
+from checks import url_problem
 from durable import StoreError
-from exposee import url_problem
 from journal import Journal
 from store import WebhookStore
 
@@ -530,7 +529,7 @@ def test_a_change_costs_the_same_however_many_there_are(tmp_path: Path, monkeypa
         assert len(json.loads(file.read_text())) == size
         return formatted[0], spent
 
-    monkeypatch.setattr(store.json, "dumps", count)
+    monkeypatch.setattr(json, "dumps", count)
     small, large = cost(100), cost(20_000)
     assert small[0] == large[0] < 20_000
     assert large[1] < 40 * 0.025  # seconds of CPU: formatting 20,000 entries takes more

@@ -222,7 +222,7 @@ def test_a_hundred_thousand_requests_leave_nothing_behind(tmp_path: Path, listen
         counts = ask(port, HEALTH).json()
         while not listener.requests.empty():
             listener.requests.get()
-        return counts["waiting"] == counts["under_way"] == 0
+        return bool(counts["waiting"] == counts["under_way"] == 0)
 
     with exposee_program(tmp_path) as program, ThreadPoolExecutor(clients) as pool:
         port = program.port
@@ -232,7 +232,7 @@ def test_a_hundred_thousand_requests_leave_nothing_behind(tmp_path: Path, listen
         seen = []
         for batches, start in ((filling, 0), (filling, filling * clients), (rest, filling * clients * 2)):
             each = batches // clients if batches == rest else batches
-            list(pool.map(lambda it, n=each, s=start: load(port, n, s + it * n), range(clients)))  # type: ignore[misc]
+            list(pool.map(lambda it, n=each, s=start: load(port, n, s + it * n), range(clients)))
             eventually(idle, "the end of all deliveries")
             seen.append(resources(program, listener.port))
         assert len(ask(port, request("GET", "/deliveries?limit=1000")).json()["deliveries"]) == 1_000
