@@ -10,8 +10,8 @@
 
 Try:  curl -H 'Content-Type: application/json' -d '{"event": "payment_received", "data": 1}' localhost:3000/trigger
 
-What a request may do and what it is answered is decided here. How bytes become a request is wire.py's
-business, what survives a restart store.py's, and sending delivery.py's.
+What a request may do and what it is answered is decided here. How bytes become a request is server.py's and
+wire.py's business, what survives a restart store.py's, and sending delivery.py's.
 
 Left out on purpose: accounts. There are two kinds of callers: local ones, who own the machine, and strangers,
 who came through a tunnel or the network, and who may do what the exercise has them do.
@@ -44,10 +44,11 @@ from delivery import RETRY_SCHEDULE, NotPossible, PostOffice
 from durable import StoreError
 from journal import Journal
 from messages import DELIVERED, PING, PING_DATA, STATES, Delivery
+from server import Routes, Server, stop_on_signals
 from store import WebhookStore
 from transport import Exchange, Transport
 from watching import WATCH_BATCH, Full
-from wire import Answer, Problem, Request, Routes, Server, stop_on_signals
+from wire import Answer, Problem, Request
 from workers import QUICK_PLACES
 
 EVENT_TYPES = ("payment_received", "payment_processed", "invoice_processing", "invoice_completed")

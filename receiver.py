@@ -32,8 +32,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import terminal
+from server import Routes, Server, stop_on_signals
 from transport import Transport, request_json
-from wire import Answer, Problem, Request, Routes, Server, stop_on_signals
+from wire import Answer, Problem, Request
 
 PATH = "/webhook-receiver"
 TOLERANCE = 300  # seconds that a timestamp may be off (Standard Webhooks): older ones may be replays

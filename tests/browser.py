@@ -23,7 +23,8 @@ from typing import Any
 import requests
 from support import ROOT, SECONDS, Pair
 
-from wire import Answer, Request, Routes, Server
+from server import Routes, Server
+from wire import Answer, Request
 
 PAGE = ROOT / "console.html"
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the name that WebDriver gives to references to elements

@@ -20,7 +20,8 @@ from pathlib import Path
 from browser import Browser, Console, Missing
 from support import ROOT, eventually
 
-from wire import Answer, Problem, Request, Server
+from server import Server
+from wire import Answer, Problem, Request
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the one of the Standard Webhooks specification
 STORY_SECONDS = 570  # that the page looks back on

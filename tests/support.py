@@ -23,9 +23,9 @@ from checks import url_problem  # noqa: E402
 from delivery import PostOffice  # noqa: E402
 from exposee import Exposee  # noqa: E402
 from journal import Journal  # noqa: E402
+from server import Server  # noqa: E402
 from store import WebhookStore  # noqa: E402
 from transport import Transport  # noqa: E402
-from wire import Server  # noqa: E402
 
 # --- a client that writes bytes -----------------------------------------------------------------------------
 

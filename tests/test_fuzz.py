@@ -24,7 +24,7 @@ import strict_json
 import transport
 from addresses import Guard, literal
 from receiver import PATH, Receiver
-from wire import Server
+from server import Server
 
 pytestmark = pytest.mark.slow
 

@@ -20,8 +20,8 @@ import receiver
 from checks import check_secret
 from messages import sign
 from receiver import TOLERANCE, Receiver, confirm_ping, main, verify
+from server import Server
 from transport import Transport, request_head
-from wire import Server
 
 PATH = "/webhook-receiver"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the example of the Standard Webhooks specification

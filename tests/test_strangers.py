@@ -23,9 +23,10 @@ import pytest
 from support import NO_CONTENT, ROOT, SECONDS, Client, Listener, Pair, Program, eventually, held, request
 
 import exposee
-import wire
+import server as server_module
 from receiver import PATH
-from wire import Answer, Request, Server
+from server import Server
+from wire import Answer, Request
 
 A, B = "payment_received", "invoice_completed"
 REGISTER, UNREGISTER = "/webhooks/register", "/webhooks/unregister"
@@ -64,7 +65,7 @@ def test_five_hundred_slow_clients_keep_nobody_out(tmp_path: Path) -> None:
         selector = stack.enter_context(selectors.DefaultSelector())
         for sock in slow:
             selector.register(sock, selectors.EVENT_READ)
-        places = wire.MAX_CONNECTIONS
+        places = server_module.MAX_CONNECTIONS
         eventually(lambda: len(selector.select(0)) >= 500 - places, "room being made")
         gone = {key.fileobj for key, _ in selector.select(0)}
         assert gone.issuperset(slow[: 500 - places]) and not gone.intersection(slow[-places // 2 :])
@@ -82,7 +83,7 @@ def test_five_hundred_slow_clients_keep_nobody_out(tmp_path: Path) -> None:
 
 def test_clients_who_take_no_answers_keep_nobody_out(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """They send requests and read nothing, until neither side's buffers have room."""
-    monkeypatch.setattr(wire, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 3)
     with contextlib.ExitStack() as stack:
         for _ in range(3):
             sock = stack.enter_context(socket.socket())

@@ -22,7 +22,7 @@ import lesson
 import receiver
 import walkthrough
 from lesson import CHAPTERS, Chapter
-from wire import Server
+from server import Server
 
 PAGE = (ROOT / "WALKTHROUGH.md").read_text("utf-8")
 NUMBERS = range(1, len(CHAPTERS) + 1)

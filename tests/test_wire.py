@@ -1,4 +1,4 @@
-"""wire.py spoken to in bytes: whatever a client, a proxy or an attacker sends has one right answer."""
+"""server.py and wire.py, spoken to in bytes: whatever a client, a proxy or an attacker sends has one right answer."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 from support import SECONDS, Client, Response, held, request
 
+import server as server_module
 import wire
+from server import Routes, Server
 from terminal import Printer
-from wire import Answer, Problem, Request, Routes, Server
+from wire import Answer, Problem, Request
 
 GET = request("GET", "/ok")
 HOST = b"Host: localhost\r\n"
@@ -196,7 +198,7 @@ def test_a_connection_that_has_to_end_is_ended(client: Client, rest: bytes) -> N
 
 
 def test_no_connection_is_for_ever(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "MAX_REQUESTS", 3)
+    monkeypatch.setattr(server_module, "MAX_REQUESTS", 3)
     assert [client.ask(GET).headers.get("connection") for _ in range(3)] == [None, None, "close"]
     assert client.closed()
 
@@ -418,7 +420,7 @@ def test_a_field_of_blanks_costs_no_time(client: Client) -> None:
 def test_a_request_that_drips_in_has_one_deadline(
     client: Client, monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
-    monkeypatch.setattr(wire, "REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(server_module, "REQUEST_SECONDS", 0.2)
     begin, answer = time.monotonic(), b""
     client.send(start)
     client.sock.settimeout(0.02)
@@ -431,7 +433,7 @@ def test_a_request_that_drips_in_has_one_deadline(
 
 
 def test_an_idle_connection_is_closed_without_a_word(server: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(server_module, "IDLE_SECONDS", 0.1)
     with server.client() as silent, server.client() as used:
         assert used.ask(GET).headers.get("connection") is None
         assert everything(used.sock) == everything(silent.sock) == b""
@@ -457,7 +459,7 @@ class Gate:
 
 
 def test_the_longest_waiting_connection_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 4)
     gate = Gate()
     with held(gate.opened), serving({**ROUTES, "/gate": {"GET": gate}}) as server, contextlib.ExitStack() as stack:
         busy, first, second, third = (stack.enter_context(server.client()) for _ in range(4))
@@ -472,7 +474,7 @@ def test_the_longest_waiting_connection_makes_room(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_connection_is_turned_away_when_all_are_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(server_module, "MAX_CONNECTIONS", 2)
     gate = Gate()
     with held(gate.opened), serving({**ROUTES, "/gate": {"GET": gate}}) as server, contextlib.ExitStack() as stack:
         busy = [stack.enter_context(server.client()) for _ in range(2)]
@@ -614,7 +616,7 @@ def test_a_stream_is_sent_as_it_comes_until_it_ends() -> None:
 
 
 def test_a_client_that_takes_nothing_does_not_hold_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "SEND_SECONDS", 0.2)
+    monkeypatch.setattr(server_module, "SEND_SECONDS", 0.2)
     ended: list[Exception] = []
 
     def stream(send: Callable[[bytes], None]) -> None:
