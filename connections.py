@@ -21,7 +21,7 @@ from addresses import Guard, literal, spelled
 MAX_RESPONSE = 1_048_576  # bytes of a whole response: nobody acknowledges a webhook with more
 KEPT_RESPONSE = 4_096  # bytes of a response that an Exchange keeps, for people to look at
 KEPT_OPEN = 256  # idle connections in all: each is a file descriptor, of which a process often has 1,024
-IDLE_SECONDS = 30.0  # most servers close an idle connection after 5 to 75 s
+IDLE_SECONDS = 30.0  # after which a connection is not used again: most servers close an idle connection after 5 to 75 s
 RESOLVERS = 64  # names being resolved at once; a resolver that hangs cannot be interrupted, only abandoned
 CHUNK = 16_384  # bytes to read at once; with 64 KiB the threads of a fan-out keep three MiB more
 
@@ -226,7 +226,11 @@ class Pool:
 
         if not self._resolvers.acquire(timeout=max(0, deadline - self._clock())):
             raise TimeoutError
-        threading.Thread(target=look_up, name=f"resolve {origin.host}", daemon=True).start()
+        try:
+            threading.Thread(target=look_up, name=f"resolve {origin.host}", daemon=True).start()
+        except RuntimeError:  # no thread to be had
+            self._resolvers.release()
+            raise Failed("no thread is left to resolve the host name") from None
         if not done.wait(max(0, deadline - self._clock())):
             raise TimeoutError
         if failure:

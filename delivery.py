@@ -8,8 +8,9 @@
                            ^                                |
                            +------- retry schedule ---------+
 
-What a message, a delivery and an attempt are, messages.py says; who sends, workers.py; what is remembered,
-history.py. Here it is decided what happens to them: when they are accepted, tried again and given up.
+What a message, a delivery and an attempt are, messages.py says; what is remembered, history.py. Who sends, workers.py:
+deliveries for one URL wait in a lane, a trip is an attempt under way. Here it is decided what happens to them: when
+they are accepted, tried again (a thread, the overseer, looks for what is due) and given up.
 
 Left out on purpose: order of arrival (retries break it anyway), and exactly-once (nobody has it: receivers
 recognise a repeated webhook-id).
@@ -62,6 +63,7 @@ MAX_RETRY_AFTER = 86_400.0  # a receiver may postpone us, but not for ever
 MAX_LANE = 10_000  # deliveries that wait for one URL
 MAX_WAITING = 500_000  # deliveries that wait in all
 MAX_BODIES = 268_435_456  # bytes of the messages that wait
+FLUSH_SECONDS = 1.0  # after which an outcome is in the journal's file at the latest
 CLOSE_SECONDS = 5.0  # what attempts under way get at shutdown
 
 
@@ -93,16 +95,18 @@ class PostOffice:
         self._store, self._journal, self._transport = store, journal, transport
         self._schedule, self._clock, self._chance = tuple(schedule), clock, chance
         self._log, self._watch_bytes = log, watch_bytes
-        self._lock = threading.Lock()  # guards everything below
+        self._lock = threading.Lock()  # held by who changes anything below; single numbers are read without it
         self._history = History()
         self._lanes: dict[str, Lane] = {}
         self._due: list[tuple[float, int, Delivery]] = []  # a heap of retries
+        self._unplanned = 0  # retries in the heap that will not be
         self._number = itertools.count()  # decides between two that are due at the same time
         self.watchers = Watchers(self._lock)
         self._workers = Workers(self._lock, self, transport, timeout=timeout, places=workers, clock=clock)
         self._workers.wake_overseer = self._wake_overseer
         self._stir = threading.Event()  # wakes the overseer
-        self._dozing = self._running = False
+        self._dozing = False  # the overseer sleeps for long: who finds work wakes it
+        self._running = False
         self._resume()
 
     # Accepting
@@ -165,8 +169,10 @@ class PostOffice:
         with self._lock:
             if delivery.state in (PENDING, DELIVERING) or self.find(delivery.id) is None:
                 return  # somebody else asked for the same meanwhile, or it has been forgotten meanwhile
+            was_retrying = delivery.state == RETRYING
             self._lane(delivery.url).retrying.discard(delivery)
             self._history.reopen(delivery)
+            self._unplan(int(was_retrying))
             self._rush(delivery)
 
     def _check_redeliverable(self, delivery: Delivery) -> None:
@@ -191,11 +197,21 @@ class PostOffice:
             for delivery in [*lane.waiting, *lane.retrying]:
                 if event is None or delivery.message.event == event:
                     self._end(delivery, CANCELLED, "unregistered")
+            self._unplan(sum(d.state == CANCELLED for d in lane.retrying))
             lane.waiting = deque(d for d in lane.waiting if d.state != CANCELLED)
             lane.retrying = {d for d in lane.retrying if d.state != CANCELLED}
-            self._drop_if_unused(lane)
+            self.drop_if_unused(lane)
 
-    def _drop_if_unused(self, lane: Lane) -> None:
+    def _unplan(self, count: int) -> None:
+        """So many retries will not be: when that is most of the heap, let go of them and of their bodies."""
+        self._unplanned += count
+        if self._unplanned > len(self._due) // 2:
+            self._due = [(due, n, d) for due, n, d in self._due if d.state == RETRYING and d.due == due]
+            heapq.heapify(self._due)
+            self._unplanned = 0
+
+    def drop_if_unused(self, lane: Lane) -> None:
+        """Forget a lane that nothing waits in, and whose URL is no longer registered."""
         if not (lane.waiting or lane.urgent or lane.retrying or lane.under_way or self._store.has(lane.url)):
             self._lanes.pop(lane.url, None)
 
@@ -276,7 +292,7 @@ class PostOffice:
             self._failed(delivery, exchange, trip.started + trip.duration)
         self._journal.note(attempt_record(delivery, attempt))
         self.watchers.settled(delivery)
-        self._drop_if_unused(lane)
+        self.drop_if_unused(lane)
         self._log_attempt(delivery, attempt)
 
     def _gone(self, url: str) -> None:
@@ -291,7 +307,8 @@ class PostOffice:
     def _failed(self, delivery: Delivery, exchange: Exchange, now: float) -> None:
         tries = len(delivery.attempts)
         over = delivery.manual or delivery.message.event == PING or tries > len(self._schedule)
-        if over or exchange.status == 410:
+        gone = exchange.error is None and exchange.status == 410
+        if over or gone:
             self._history.finish(delivery, FAILED)
         elif not self._store.registered(delivery.url, delivery.message.event):
             self._history.finish(delivery, CANCELLED)
@@ -357,7 +374,7 @@ class PostOffice:
             if soon:
                 return soon
             self._dozing = True
-            return min(60.0, max(0.0, due - self._clock()))
+            return min(FLUSH_SECONDS, max(0.0, due - self._clock()))
 
     def _start_due(self) -> float:
         """Queue the retries that are due; the time when the next one is."""
@@ -365,6 +382,7 @@ class PostOffice:
             due, _, delivery = self._due[0]
             if delivery.state != RETRYING or delivery.due != due:
                 heapq.heappop(self._due)  # cancelled, or attempted by hand meanwhile
+                self._unplanned -= 1
             elif due <= self._clock():
                 heapq.heappop(self._due)
                 lane = self._lane(delivery.url)
@@ -413,3 +431,5 @@ class PostOffice:
             else:
                 lane.waiting.append(delivery)
                 self._workers.queue(lane)
+        for lane in list(self._lanes.values()):
+            self.drop_if_unused(lane)

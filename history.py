@@ -30,7 +30,7 @@ RAW_ATTEMPTS = 2_500  # attempts whose bytes are remembered, if they are short
 
 
 class History:
-    """Messages and their deliveries. The lock of the office guards it, but for `find` and `records`.
+    """Messages and their deliveries. Who changes it holds the lock of the office, and `newest` needs it, too.
 
     `waiting` is how many deliveries are not over, `bodies` how many bytes the messages have that wait for them.
     """
@@ -165,9 +165,7 @@ class History:
     def _replay_change(self, delivery: Delivery, record: dict[str, Any]) -> None:
         if record.get("redeliver"):
             self.reopen(delivery)
-        if record.get("attempt", len(delivery.attempts) + 1) <= len(delivery.attempts):
-            return  # noted before the journal started anew, and written after it
-        if "attempt" in record:
+        if record.get("attempt", 0) > len(delivery.attempts):  # else the journal had it already when it started anew
             attempt = Attempt(record["time"], record["duration"], record["status"], record["error"])
             delivery.attempts += (attempt,)
         delivery.confirmed = delivery.confirmed or record.get("confirmed", False)

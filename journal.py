@@ -20,7 +20,7 @@ COMPACT_BYTES = 33_554_432  # a journal below this is not worth compacting; it h
 
 
 class Journal:
-    """Records, one JSON object a line, appended. What they mean is the business of delivery.py.
+    """Records, one JSON object a line, appended. messages.py writes them, history.py reads them.
 
     `commit` waits for the disk, `note` does not: its records go with the next commit or `flush`.
     """
@@ -36,6 +36,8 @@ class Journal:
             self._open()
             self._whole.sync_directory()
         except OSError as error:
+            self._whole.close()
+            self._lock_file.close()
             raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from None
         self._compacted_size = 0
         self._closed = False
@@ -69,7 +71,7 @@ class Journal:
         self._commits.commit((record, accepted))
 
     def note(self, record: bytes) -> None:
-        """Append a record soon."""
+        """Append a record with the next commit or `flush`."""
         self._notes.append(record)
 
     def flush(self) -> None:

@@ -53,7 +53,7 @@ class WebhookStore:
         self._text = bytearray(EMPTY)  # the whole file: a registration appends to it, and never formats it anew
         self._undo: list[Callable[[], None]] = []  # takes back the changes of the group that is being written
         self._changed: set[str] = set()  # "webhooks", "a new secret", "a secret less"
-        self._stale_secrets = False  # whether the file has a secret too many
+        self._stale_secrets = False  # whether the file has a secret too many, or one that was refused
         self._secrets_before: dict[str, str] = {}
         self._changes = GroupCommit(self._write)
         self._lock_file = lock(self.path)
@@ -207,6 +207,8 @@ class WebhookStore:
                 undo()
             with contextlib.suppress(OSError):  # in case it was refused after the file had its new name
                 self._file.replace(self._text)
+            self._stale_secrets = True
+            with contextlib.suppress(OSError):  # else the next change tries again
                 self._replace_secrets(self._secrets)
             raise
         if "a secret less" in self._changed:

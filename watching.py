@@ -5,7 +5,6 @@ The post office tells of each change once, here; nobody asks again and again.
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -28,11 +27,13 @@ class Watcher:
     """
 
     def __init__(self) -> None:
-        self._changed: dict[Delivery, None] = {}  # without a lock: each use of it is one step of the interpreter
+        self._changed: dict[Delivery, None] = {}  # without a lock: to add, to copy and to remove is one step each
         self._news = threading.Event()
         self.closed = False
 
     def add(self, delivery: Delivery) -> None:
+        if self.closed:
+            return
         self._changed[delivery] = None
         if len(self._changed) > MAX_WATCHED:
             self.closed = True
@@ -47,7 +48,7 @@ class Watcher:
         """WATCH_BATCH of the deliveries that changed, as JSON; empty when nothing did within `seconds`."""
         self._news.wait(seconds)
         self._news.clear()
-        batch = list(itertools.islice(self._changed, WATCH_BATCH))
+        batch = list(self._changed)[:WATCH_BATCH]
         for delivery in batch:
             del self._changed[delivery]
         if self._changed or self.closed:

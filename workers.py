@@ -92,6 +92,9 @@ class Office(Protocol):
     def claim(self, delivery: Delivery) -> bool:
         """Whether it is still to be sent; the lock is held."""
 
+    def drop_if_unused(self, lane: Lane) -> None:
+        """Forget a lane that may have lost its last delivery; the lock is held."""
+
     def compose(self, delivery: Delivery, lane: Lane, timestamp: int) -> bytes:
         """The request of an attempt."""
 
@@ -254,6 +257,7 @@ class Workers:
                 self.under_way += 1
             else:
                 lane.under_way -= 1
+                self._office.drop_if_unused(lane)
             if lane.ready():
                 lane.queued = True
                 self._queues[lane.pace].append(lane)

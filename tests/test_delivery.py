@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import gc
 import hashlib
 import hmac
 import json
@@ -302,6 +303,12 @@ def test_without_a_secret_nothing_is_signed(desk: Desk) -> None:
 
 
 # --- unregistering ------------------------------------------------------------------------------------------------
+
+
+def test_a_410_that_ends_early_is_tried_again(desk: Desk) -> None:
+    desk.answer = exchange(410, error="the answer ended after 3 of 9 bytes")
+    delivery = desk.settled(desk.trigger(), 1)
+    assert delivery.state == RETRYING and desk.store.has(URL)
 
 
 def test_410_fails_the_delivery_unregisters_the_url_and_cancels_its_others(desk: Desk) -> None:
@@ -718,6 +725,49 @@ def test_compaction_under_load_loses_nothing(tmp_path: Path, monkeypatch: pytest
         after = [shown(d) for d in desk.office.deliveries(lambda d: True, 10_000)]
         assert sorted(after, key=str) == sorted(before, key=str)
         assert desk.office.counts() == {"waiting": 0, "under_way": 0}
+
+
+def test_a_note_tells_the_state_of_an_attempt_that_a_compaction_has_met_half_way(desk: Desk) -> None:
+    """The journal was made anew between an attempt's end and the decision what comes of it."""
+    delivery = desk.settled(desk.trigger(), 1)
+    note = messages.attempt_record(delivery, delivery.attempts[0])
+    desk.stop()
+    delivery.state = DELIVERING
+    records = [messages.message_record(delivery.message, [URL]), *messages.delivery_records(delivery), note]
+    desk.journal.path.write_bytes(b"".join(records))
+    desk.open(desk.folder)
+    assert (desk.find(delivery).state, len(desk.find(delivery).attempts)) == (DELIVERED, 1)
+
+
+def test_an_outcome_is_in_the_file_soon_also_of_a_slow_receiver(pair: Pair, listener: Listener) -> None:
+    """Else a crash long after a delivery would repeat it."""
+
+    def slowly(connection: socket.socket) -> None:
+        threading.Event().wait(0.1)
+        connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    listener.answer = slowly
+    pair.register(listener.url(), EVENT)
+    for number in range(3):
+        pair.trigger(EVENT, number, Prefer="wait=5")
+    eventually(lambda: pair.journal.path.read_bytes().count(b'"attempt": 1') == 3, "three outcomes in the file")
+
+
+def test_retries_that_are_cancelled_let_go_of_their_bodies(desk: Desk) -> None:
+    """One that is due before them is no reason to keep them."""
+    desk.answer = exchange(503)
+    desk.settled(desk.trigger(), 1)
+    desk.answer = exchange(503, "Retry-After: 80000")
+    for number in range(50):
+        url = f"http://{number}.test/"
+        desk.register(url, OTHER)
+        desk.settled(desk.trigger(OTHER, number), 1)
+        desk.store.unregister(url, OTHER, lambda _: None)
+        desk.office.cancel(url, OTHER)
+    for _ in range(10):
+        gc.collect()
+    planned = {e[2].id for e in gc.get_objects() if type(e) is tuple and len(e) == 3 and isinstance(e[2], Delivery)}
+    assert len(planned) <= 2
 
 
 def test_notes_that_are_older_than_the_compacted_journal_change_nothing(desk: Desk) -> None:

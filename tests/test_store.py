@@ -461,6 +461,22 @@ def test_a_secret_is_stored_before_the_entry_it_belongs_to(
     assert names[-2:] == ["webhooks.json", "webhooks.secrets.json"]  # and is forgotten after it
 
 
+def test_a_secret_that_was_refused_is_not_found_after_a_restart(
+    tmp_path: Path, opened: Callable[[], WebhookStore], disk: Disk
+) -> None:
+    """It is on the disk before the entry that is then refused: and goes, if not at once, with the next change."""
+    it = opened()
+    register(it, A, secret=SECRETS[0])
+    disk.fail(lambda number: number > 2)  # the secrets and their directory are fine, webhooks.json is not
+    with pytest.raises(StoreError):
+        register(it, C, secret=SECRETS[1])
+    disk.mend()
+    assert it.secret(A["url"]) == SECRETS[0]
+    register(it, B)
+    assert json.loads((tmp_path / "webhooks.secrets.json").read_text()) == {A["url"]: SECRETS[0]}
+    assert opened().secret(A["url"]) == SECRETS[0]
+
+
 def test_a_secret_is_forgotten_with_the_last_event_of_its_url(
     tmp_path: Path, opened: Callable[[], WebhookStore]
 ) -> None:
