@@ -172,7 +172,8 @@ class PostOffice:
             was_retrying = delivery.state == RETRYING
             self._lane(delivery.url).retrying.discard(delivery)
             self._history.reopen(delivery)
-            self._unplan(int(was_retrying))
+            if was_retrying:
+                self._unplan(1)
             self._rush(delivery)
 
     def _check_redeliverable(self, delivery: Delivery) -> None:

@@ -39,8 +39,10 @@ class ReplacedFile:
         self._directory = None if os.name == "nt" else os.open(path.parent, os.O_RDONLY)
 
     def replace(self, data: bytes | bytearray) -> None:
-        """Write a second file, sync it, give it the name, sync the directory. After an OSError the
-        old content is there, or, when the directory could not be synced, perhaps the new one."""
+        """Write a second file, sync it, give it the name, sync the directory.
+
+        After an OSError the old content is there, or the new one, if the directory was what could not be synced.
+        """
         try:
             self._write(data)
             self._rename()

@@ -68,7 +68,8 @@ class Message:
         self.id, self.time, self.body = message_id, created, body
         self.event = sys.intern(event)  # one text for all that are remembered
         self.deliveries: list[Delivery | None] = []  # None: forgotten
-        self.left = self.open = 0  # deliveries that are not forgotten, and that are not finished
+        self.left = 0  # deliveries that are not forgotten
+        self.open = 0  # deliveries that are not finished
 
 
 class Delivery:

@@ -91,7 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             request = self._requests.read(self.client_address[0])
             self._served += 1
-            self.close_connection = self._requests.close or self._served >= MAX_REQUESTS
+            self.close_connection = self._requests.must_close or self._served >= MAX_REQUESTS
             self.server.busy(self.connection)
             answer = self.server.dispatch(request)
         except Problem as problem:

@@ -112,10 +112,11 @@ class WebhookStore:
         return removed
 
     def close(self) -> None:
-        """Let another process have the files."""
-        self._file.close()
-        self._secrets_file.close()
-        self._lock_file.close()
+        """Let another process have the files; what is being written is finished first."""
+        with self._changes.turn:
+            self._file.close()
+            self._secrets_file.close()
+            self._lock_file.close()
 
     def _change(self, apply: Callable[[], Any]) -> Any:
         change = _Change(apply)
@@ -191,6 +192,8 @@ class WebhookStore:
 
     def _write(self, changes: list[_Change]) -> None:
         """Apply a group of changes and replace the files once; GroupCommit's write."""
+        if self._lock_file.closed:
+            raise OSError("the exposee is shutting down")
         self._undo, self._changed, self._secrets_before = [], set(), {}
         for change in changes:
             try:

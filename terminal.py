@@ -127,7 +127,7 @@ class Printer:
         return item() if callable(item) else [("", printable(line)) for line in item]
 
     def _print(self, lines: list[Line]) -> None:
-        """Print in one write: each costs the servers more than ten lines do."""
+        """Print in one write, instead of one for each line."""
         if self._left_out and self._queue.empty():
             lines.append(("", f"... {self._left_out:,} more lines came faster than they could be printed"))
             self._left_out = 0

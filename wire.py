@@ -113,7 +113,7 @@ class RequestReader:
     """Reads requests from a connection, one after the other.
 
     `method` and `tape` tell of the newest one what has come so far, the tape with its bytes if it is to `record`.
-    `close` is whether the connection has to end after it; while a request is not read whole, it has to.
+    `must_close` is whether the connection has to end after it; while a request is not read whole, it has to.
     """
 
     def __init__(self, stream: BinaryIO, record: bool, send_continue: Callable[[], None]) -> None:
@@ -122,7 +122,7 @@ class RequestReader:
 
     def begin(self) -> None:
         """Forget the last request."""
-        self.method, self.tape, self.close = "", bytearray(), True
+        self.method, self.tape, self.must_close = "", bytearray(), True
 
     def read(self, peer: str) -> Request:
         """A whole request. Problem when it is not one we take, EOFError when it ends in the middle."""
@@ -139,7 +139,7 @@ class RequestReader:
         authority, path, query = _split_target(self.method, target, headers, old)
         body = self._body(headers, old)
         # 9.3: HTTP/1.0 closes, unless both sides announce otherwise, which we do not
-        self.close = old or "close" in headers.get("connection", "").lower()
+        self.must_close = old or "close" in headers.get("connection", "").lower()
         return Request(self.method, target, path, query, headers, authority, peer, body)
 
     def _line(self, what: str, status: int = 431) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import json
@@ -413,6 +414,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True, timeout=SECONDS)
 
 
+def test_after_closing_a_registration_is_refused(tmp_path: Path) -> None:
+    """Another exposee may have the files by then."""
+    it = WebhookStore(tmp_path / "webhooks.json", fsync=no_sync)
+    register(it, A)
+    it.close()
+    with pytest.raises(StoreError, match="shutting down"):
+        register(it, B)
+    assert not it.has(B["url"]) and (tmp_path / "webhooks.json").read_text() == text_of(A)
+
+
 def test_a_disk_that_is_really_full_keeps_the_webhooks(small_disk: Path) -> None:
     file = small_disk / "webhooks.json"
     it = WebhookStore(file)
@@ -699,9 +710,9 @@ def test_a_commit_that_fails_leaves_nothing_behind(journal: Journal, disk: Disk)
     assert numbers(journal.path) == [0, 9]
 
 
-def test_what_could_not_be_cut_off_at_once_is_cut_off_later(
-    journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@contextlib.contextmanager
+def torn(journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Record 0 is written, record 1 is refused, and what there is of it cannot be cut off inside of this."""
     journal.commit(record(0), nothing)
     with monkeypatch.context() as patch:
         patch.setattr(os, "truncate", full)
@@ -709,6 +720,14 @@ def test_what_could_not_be_cut_off_at_once_is_cut_off_later(
         with pytest.raises(StoreError, match="No space left on device"):
             journal.commit(record(1), nothing)
         disk.mend()
+        yield
+
+
+def test_what_could_not_be_cut_off_at_once_is_cut_off_later(
+    journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torn(journal, disk, monkeypatch):
+        pass
     journal.commit(record(2), nothing)
     assert numbers(journal.path) == [0, 2]
 
@@ -716,13 +735,7 @@ def test_what_could_not_be_cut_off_at_once_is_cut_off_later(
 def test_nothing_is_appended_to_what_could_not_be_cut_off(
     journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal.commit(record(0), nothing)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "truncate", full)
-        disk.fail()
-        with pytest.raises(StoreError):
-            journal.commit(record(1), nothing)
-        disk.mend()
+    with torn(journal, disk, monkeypatch):
         journal.note(record(2))
         with pytest.raises(StoreError, match="No space left on device"):
             journal.commit(record(3), nothing)
