@@ -305,7 +305,7 @@ class Markdown(Screen):
 NOON = 1767268800  # 2026-01-01, 12:00 UTC: the time on a page
 PAST = 1614265330  # the timestamp of the one old request in the lesson, which stays
 VARYING = [
-    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"), "2026-01-01T12:00:00.000Z"),
+    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"), "2026-01-01T12:00:00.000000Z"),
     (re.compile(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT"), "Thu, 01 Jan 2026 12:00:00 GMT"),
     (re.compile(r'(?<="time": )\d{10}\.\d+'), f"{NOON}.0"),
     (re.compile(rf"(webhook-timestamp: |msg_\w{{24}}\.)(?!{PAST})\d{{10}}"), rf"\g<1>{NOON}"),

@@ -56,7 +56,7 @@ class Count(int):
 
 MESSAGE = Like("msg_0123456789abcdef01234567", "msg_[0-9a-f]{24}")
 DELIVERY = Like("dlv_0123456789abcdef01234567_0", r"dlv_[0-9a-f]{24}_\d+")
-TIME = Like("2025-01-31T12:00:00.000Z", r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+TIME = Like("2025-01-31T12:00:00.000000Z", r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 LOCATION = Like(f"/deliveries?message={MESSAGE}", rf"/deliveries\?message={MESSAGE.pattern}")
 
 

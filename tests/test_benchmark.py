@@ -27,7 +27,7 @@ class Run(NamedTuple):
 
 
 def environment(folder: Path) -> dict[str, str]:
-    return {"TMPDIR": str(folder), "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "utf-8"}
+    return {"TMPDIR": str(folder), "PYTHONIOENCODING": "utf-8"}
 
 
 def processes(folder: Path) -> list[str]:
@@ -49,7 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     done = subprocess.run(
         [sys.executable, *COMMAND, "--svg", str(svg)],
         cwd=ROOT,
-        env={**os.environ, **environment(folder)},
+        env={**os.environ, **environment(folder), "PYTHONWARNINGS": "error"},
         capture_output=True,
         encoding="utf-8",
         timeout=SECONDS,

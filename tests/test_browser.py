@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hmac
+import itertools
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -314,6 +316,19 @@ def test_filters_by_url_event_and_state(browser: Browser, console: Console, list
         for name in ("url", "event", "state"):
             browser.click(f"#filter-{name} option[value='']")
         browser.wait_for("document.querySelectorAll('#list li').length === 4")
+
+
+def test_a_burst_within_a_millisecond_is_listed_newest_first(
+    browser: Browser, tmp_path: Path, listener: Listener
+) -> None:
+    began, ticks = time.time(), itertools.count()
+    with Console(tmp_path, clock=lambda: began + next(ticks) * 0.000_01) as console:
+        console.pair.register(listener.url(), "payment_received")
+        accepted = [console.pair.trigger("payment_received", number).json()["id"][4:] for number in range(8)]
+        show(browser, console)
+        browser.wait_for("document.querySelectorAll('#list li').length === 8")
+        shown = browser.run("return [...document.querySelectorAll('#list a')].map((a) => a.hash)")
+        assert shown == [f"#dlv_{name}_0" for name in reversed(accepted)]
 
 
 def test_keyboard_moves_opens_and_closes(browser: Browser, console: Console, listener: Listener) -> None:

@@ -77,13 +77,13 @@ def test_delivery_ids_differ_within_a_message_and_lead_back_to_it(tmp_path: Path
 @pytest.mark.parametrize(
     "seconds, text",
     [
-        (0.0, "1970-01-01T00:00:00.000Z"),
-        (1_700_000_000.25, "2023-11-14T22:13:20.250Z"),
-        (1_709_164_799.9996, "2024-02-28T23:59:59.999Z"),
-        (4_102_444_800.0, "2100-01-01T00:00:00.000Z"),
+        (0.0, "1970-01-01T00:00:00.000000Z"),
+        (1_700_000_000.25, "2023-11-14T22:13:20.250000Z"),
+        (1_709_164_799.9999998, "2024-02-28T23:59:59.999999Z"),
+        (4_102_444_800.0, "2100-01-01T00:00:00.000000Z"),
     ],
 )
-def test_times_are_iso_in_utc_with_milliseconds(seconds: float, text: str) -> None:
+def test_times_are_iso_in_utc_with_microseconds(seconds: float, text: str) -> None:
     assert messages.iso(seconds) == text
 
 
@@ -94,7 +94,7 @@ def test_a_fresh_delivery_as_json() -> None:
         "event": "payment_received",
         "url": "http://example.com/hook",
         "state": "pending",
-        "time": "2023-11-14T22:13:20.250Z",
+        "time": "2023-11-14T22:13:20.250000Z",
         "attempt_count": 0,
     }
 
@@ -104,12 +104,12 @@ def test_a_retrying_delivery_says_what_happened_and_what_comes() -> None:
     delivery.state, delivery.due = messages.RETRYING, 1_700_000_005.5
     delivery.attempts = (Attempt(1_700_000_000.25, 0.0123456789, 503, "the answer ended after 3 of 9 bytes"),)
     shown = delivery.to_json()
-    assert shown["next_attempt"] == "2023-11-14T22:13:25.500Z"
+    assert shown["next_attempt"] == "2023-11-14T22:13:25.500000Z"
     assert (shown["status"], shown["error"]) == (503, "the answer ended after 3 of 9 bytes")
     assert shown["attempt_count"] == 1 and "attempts" not in shown
     assert delivery.to_json(attempts=True)["attempts"] == [
         {
-            "time": "2023-11-14T22:13:20.250Z",
+            "time": "2023-11-14T22:13:20.250000Z",
             "duration": 0.012346,
             "status": 503,
             "error": "the answer ended after 3 of 9 bytes",
