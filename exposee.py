@@ -422,16 +422,15 @@ def build(
 
 
 def stay_on_one_core() -> None:
-    """Keep all threads on one core, where the system can do that, and let none push another off it.
+    """Keep all threads on one core, where the system can do that.
 
     One thread of Python runs at a time anyway, and to wake the next one on another core costs an interrupt:
-    accepting events is 1.5 times faster without. SCHED_BATCH: who wakes a thread goes on first, and does not
-    lose the core while it still holds the interpreter's lock (5 % more). The last core, because the first one
-    has the system's own work (a registration took 0.1 ms longer there). The price: TLS has no core to itself.
+    accepting events is 1.5 times faster without. The last core, because the first one has the system's own work
+    (a registration took 0.1 ms longer there). The price: TLS has no core to itself. Not SCHED_BATCH as well: it is
+    5 % faster alone on a machine, and 3 times slower, 25 times for a registration, beside programs that compute.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
