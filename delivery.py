@@ -21,7 +21,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-import secrets
 import threading
 import time
 from collections import deque
@@ -48,6 +47,7 @@ from messages import (
     body_of,
     change_record,
     message_record,
+    new_message_id,
     request,
 )
 from store import WebhookStore
@@ -117,7 +117,7 @@ class PostOffice:
         Full when the office is; StoreError when the disk refused.
         """
         urls = self._store.urls_for(event)
-        message = Message("msg_" + secrets.token_hex(12), event, self._clock(), body_of(event, data))
+        message = Message(new_message_id(), event, self._clock(), body_of(event, data))
         # Others may pass this check at the same time, each with a message of its own: the limits are soft by that.
         if self._history.waiting + len(urls) > MAX_WAITING:
             raise Full(f"{self._history.waiting:,} deliveries wait already, {MAX_WAITING:,} are the limit")
@@ -150,7 +150,7 @@ class PostOffice:
             urls = self._store.urls()
             shared = [p for url in urls if (p := self._history.newest_ping(url)) and p.state in OPEN]
             busy = {delivery.url for delivery in shared}
-            message = Message("msg_" + secrets.token_hex(12), PING, self._clock(), body_of(PING, PING_DATA))
+            message = Message(new_message_id(), PING, self._clock(), body_of(PING, PING_DATA))
             fresh = [url for url in urls if url not in busy]
             if fresh:
                 self._journal.note(message_record(message, fresh))

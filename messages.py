@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 import hmac
+import itertools
 import json
+import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -57,6 +60,18 @@ class Attempt:
             **({"response_bytes": self.received} if self.received > KEPT_RESPONSE else {}),
             **({"gone": gone} if gone else {}),
         }
+
+
+_id_key, _id_numbers = secrets.token_bytes(32), itertools.count()
+
+
+def new_message_id() -> str:
+    """`msg_` and 24 hex digits that nobody can foretell: a keyed hash of a counter.
+
+    secrets.token_hex(12) would be the same, with a system call at which the thread lets go of the interpreter:
+    accepting events took 4 % longer.
+    """
+    return "msg_" + hashlib.blake2b(b"%d" % next(_id_numbers), digest_size=12, key=_id_key).hexdigest()
 
 
 class Message:
