@@ -21,7 +21,7 @@ from addresses import Guard, literal, spelled
 MAX_RESPONSE = 1_048_576  # bytes of a whole response: nobody acknowledges a webhook with more
 KEPT_RESPONSE = 4_096  # bytes of a response that an Exchange keeps, for people to look at
 KEPT_OPEN = 256  # idle connections in all: each is a file descriptor, of which a process often has 1,024
-IDLE_SECONDS = 30.0  # after which a connection is not used again: most servers close an idle connection after 5 to 75 s
+IDLE_SECONDS = 30.0  # after which an idle connection is closed: most servers close an idle connection after 5 to 75 s
 RESOLVERS = 64  # names being resolved at once; a resolver that hangs cannot be interrupted, only abandoned
 CHUNK = 16_384  # bytes to read at once; with 64 KiB the threads of a fan-out keep three MiB more
 
@@ -163,11 +163,16 @@ class Pool:
             del self._idle[origin]
         return oldest
 
-    def close(self) -> None:
+    def close_idle(self, seconds: float) -> None:
+        """Close the connections that have been idle for so long: their servers have closed them, or soon will."""
+        until = self._clock() - seconds
         with self._lock:
-            links = [link for some in self._idle.values() for link in some]
-            self._idle, self._count = {}, 0
-        for link in links:
+            old = [link for links in self._idle.values() for link in links if link.idle_since <= until]
+            for link in old:
+                self._idle[link.origin].remove(link)
+            self._idle = {origin: links for origin, links in self._idle.items() if links}
+            self._count -= len(old)
+        for link in old:
             link.close()
 
     def connect(self, origin: Origin, deadline: float) -> Link:

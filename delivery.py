@@ -352,6 +352,7 @@ class PostOffice:
                 pause = self.look_after()
                 self._journal.flush()
                 self._journal.compact(self._history.records)
+                self._transport.close_idle()
             except Exception as error:  # a bug, or a disk that fails: deliveries must go on
                 self._log(f"error: {error!r}")
             self._stir.wait(pause)

@@ -27,7 +27,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from addresses import Guard
-from connections import CHUNK, Failed, Link, Pool, explain, origin_of
+from connections import CHUNK, IDLE_SECONDS, Failed, Link, Pool, explain, origin_of
 
 MAX_HEAD = 65_536  # bytes of a response's head; http.client's limit for one line of it
 
@@ -149,9 +149,13 @@ class Transport:
             return self.send(call.url, call.request, left)
         return exchange
 
+    def close_idle(self, seconds: float = IDLE_SECONDS) -> None:
+        """Close the connections that have been idle for so long; to be called now and then."""
+        self._pool.close_idle(seconds)
+
     def close(self) -> None:
-        """Close the idle connections."""
-        self._pool.close()
+        """Close all idle connections."""
+        self._pool.close_idle(0.0)
 
 
 class _Handler(urllib.request.BaseHandler):

@@ -90,6 +90,7 @@ class Desk:
     def __init__(self, folder: Path, *urls: str, **options: Any) -> None:
         self.clock, self.answer = Clock(), exchange()  # type: Clock, Answer
         self.sent: queue.Queue[Sent] = queue.Queue()
+        self.tidied = threading.Event()
         self.options = {"clock": self.clock, "chance": lambda: 0.5, **options}
         self.open(folder)
         for url in urls:
@@ -160,6 +161,9 @@ class Desk:
         self.sent.put(Sent(url, request, self.clock()))
         answer = self.answer
         return (answer if isinstance(answer, Exchange) else answer(url))._replace(request=request)
+
+    def close_idle(self) -> None:
+        self.tidied.set()
 
     def close(self) -> None:
         pass
@@ -737,6 +741,10 @@ def test_a_note_tells_the_state_of_an_attempt_that_a_compaction_has_met_half_way
     desk.journal.path.write_bytes(b"".join(records))
     desk.open(desk.folder)
     assert (desk.find(delivery).state, len(desk.find(delivery).attempts)) == (DELIVERED, 1)
+
+
+def test_the_overseer_closes_what_is_idle(desk: Desk) -> None:
+    assert desk.tidied.wait(SECONDS)
 
 
 def test_an_outcome_is_in_the_file_soon_also_of_a_slow_receiver(pair: Pair, listener: Listener) -> None:

@@ -169,6 +169,29 @@ def test_bytes_that_come_while_idle_spoil_a_connection(transport: Transport, lis
     assert listener.connections == 2
 
 
+def test_a_connection_that_is_idle_for_long_is_closed(listener: Listener) -> None:
+    now, theirs = [0.0], list[socket.socket]()
+
+    def answer(connection: socket.socket) -> None:
+        theirs.append(connection.dup())
+        connection.sendall(NO_CONTENT)
+
+    listener.answer = answer
+    transport = Transport(clock=lambda: now[0])
+    post(transport, listener.url())
+    with theirs[0] as connection:
+        now[0] = 29.0
+        transport.close_idle()
+        connection.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            connection.recv(1)
+        now[0] = 31.0
+        transport.close_idle()
+        connection.settimeout(SECONDS)
+        assert connection.recv(1) == b""
+    transport.close()
+
+
 def test_proxy_variables_are_not_obeyed(
     transport: Transport, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
