@@ -262,6 +262,8 @@ def explain(error: Exception, doing: str) -> str:
         return f"connection reset {doing}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the TLS certificate does not verify: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+        return f"TLS failed {doing}: the server does not speak it, is it http:// instead of https://?"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed {doing}: {error.reason or error}"
     if isinstance(error, socket.gaierror):

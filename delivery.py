@@ -195,9 +195,11 @@ class PostOffice:
             lane = self._lanes.get(url)
             if lane is None:
                 return
-            for delivery in [*lane.waiting, *lane.retrying]:
-                if event is None or delivery.message.event == event:
-                    self._end(delivery, CANCELLED, "unregistered")
+            of_it = [d for d in (*lane.waiting, *lane.retrying) if event is None or d.message.event == event]
+            for delivery in of_it:
+                self._end(delivery, CANCELLED, "unregistered")
+            if of_it:
+                self._log(f"{event or 'all'} -> {url}: unregistered, {len(of_it)} waiting cancelled")
             self._unplan(sum(d.state == CANCELLED for d in lane.retrying))
             lane.waiting = deque(d for d in lane.waiting if d.state != CANCELLED)
             lane.retrying = {d for d in lane.retrying if d.state != CANCELLED}

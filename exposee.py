@@ -62,6 +62,7 @@ STREAM_PAUSE = 0.1  # seconds between two looks at what has changed: no eye is f
 BURST_PAUSE = 0.4  # the same when there was more than one look could tell: the deliveries need the processor more
 STREAM_BEAT = 10.0  # seconds without news after which a stream says that it is still there
 PAGE = Path(__file__).with_name("console.html")
+JOURNAL = Path("deliveries.jsonl")  # beside the store
 
 
 class Exposee:
@@ -335,35 +336,53 @@ def storing() -> Iterator[None]:
 
 
 def seconds(value: str) -> float:
-    number = float(value)
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
     if not 0 < number <= 86_400:
-        raise argparse.ArgumentTypeError(f"{value} is not a number of seconds up to a day")
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number of seconds up to a day")
     return number
 
 
 def schedule(value: str) -> tuple[float, ...]:
-    return tuple(seconds(item) for item in value.split(",") if item)
+    return tuple(seconds(item) for item in value.split(",")) if value else ()
 
 
 def event_names(value: str) -> tuple[str, ...]:
-    names = tuple(value.split(","))
+    names = tuple(name.strip() for name in value.split(","))
     for name in names:
-        if not EVENT_NAME.fullmatch(name) or name == PING:
+        if name == PING:
+            raise argparse.ArgumentTypeError(f"{name} is what GET /ping sends, expected another name")
+        if not EVENT_NAME.fullmatch(name):
             raise argparse.ArgumentTypeError(f"{name!r} is no event type, expected letters, digits, _ . -")
     return names
+
+
+def store_path(value: str) -> Path:
+    path = Path(value)
+    if path.suffix != ".json" or path.stem == JOURNAL.stem:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a name like webhooks.json ({JOURNAL} lies beside it)")
+    return path
+
+
+def workers(value: str) -> int:
+    if not re.fullmatch("[1-9][0-9]?", value) or int(value) > 64:
+        raise argparse.ArgumentTypeError(f"{value!r} is not a number from 1 to 64")
+    return int(value)
 
 
 def parser() -> argparse.ArgumentParser:
     options = terminal.Parser("Let integrators register webhooks, and deliver events to them.")
     add = options.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets the network in")
+    add("--host", type=terminal.host_name, default="127.0.0.1", help="where to listen; 0.0.0.0 lets the network in")
     add("--port", type=terminal.port_number, default=3000, help="port to listen on")
-    add("--store", type=Path, default=Path("webhooks.json"), help="file with the webhooks; the journal lies beside it")
+    add("--store", type=store_path, default=Path("webhooks.json"), help="the webhooks; the journal lies beside it")
     add("--event-types", type=event_names, default=",".join(EVENT_TYPES), help="known event types, by commas")
     plan = ",".join(f"{delay:.0f}" for delay in RETRY_SCHEDULE)
-    add("--retry-schedule", type=schedule, default=plan, help="seconds between attempts, by commas")
+    add("--retry-schedule", type=schedule, default=plan, help="seconds between attempts, by commas; '' for one only")
     add("--timeout", type=seconds, default=10.0, help="seconds for one attempt")
-    add("--workers", type=int, default=QUICK_PLACES, choices=range(1, 65), metavar="N", help="workers for quick ones")
+    add("--workers", type=workers, default=QUICK_PLACES, metavar="N", help="workers for quick ones")
     add("--token", help="opens the lists to strangers who carry it; or EXPOSEE_TOKEN, which ps does not show")
     add("--allow-private", action="store_true", help="strangers may register private addresses (one Wi-Fi)")
     add("--raw", action="store_true", help="print every exchange as it was on the wire")
@@ -398,7 +417,7 @@ def build(
     guard = Guard(options.allow_private)
     store = WebhookStore(options.store, url_problem)
     files.callback(store.close)
-    journal = Journal(options.store.with_name("deliveries.jsonl"))
+    journal = Journal(options.store.with_name(JOURNAL.name))
     files.callback(journal.close)
     office = PostOffice(
         store,

@@ -93,7 +93,7 @@ class History:
                 self._past_bytes -= len(message.body)
                 self.bodies += len(message.body)
             message.open += 1
-        delivery.state, delivery.manual, delivery.due = PENDING, True, 0.0
+        delivery.state, delivery.manual, delivery.due, delivery.error = PENDING, True, 0.0, None
 
     def keep_bytes(self, attempt: Attempt, exchange: Exchange) -> None:
         """Remember what passed in an attempt, at the expense of the oldest ones."""

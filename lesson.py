@@ -517,7 +517,8 @@ def signatures(lesson: Lesson) -> None:
     lesson.show_printed("signature verified")
     lesson.notice(
         "There are two signatures, in two dialects: `webhook-signature` is that of Standard Webhooks, which many "
-        "services use, and `X-Hub-Signature-256` is GitHub's. A receiver has to understand one of them only."
+        "services use, and `X-Hub-Signature-256` is GitHub's. A receiver has to understand one of them only. Ours "
+        "insists on the first: GitHub's covers the body alone, so an old request would look like a new one."
     )
     lesson.step(
         "Signing by hand",

@@ -108,7 +108,7 @@ class Delivery:
     def to_json(self, attempts: bool = False) -> dict[str, Any]:
         """What GET /deliveries shows; with `attempts`, what GET /deliveries/{id} shows."""
         last = self.attempts[-1] if self.attempts else None
-        error = last.error if last else self.error
+        error = self.error or (last.error if last else None)
         return {
             "id": self.id,
             "message": self.message.id,

@@ -33,6 +33,7 @@ from typing import NamedTuple
 
 import terminal
 from server import Routes, Server, stop_on_signals
+from terminal import SHOWN_BODY
 from transport import Transport, request_json
 from wire import Answer, Problem, Request
 
@@ -61,28 +62,38 @@ class Receiver:
         self.routes: Routes = {PATH: {"POST": self.receive}}
 
     def receive(self, request: Request) -> Answer:
-        payload = request.json()
-        line = f"Received webhook payload: {json.dumps(payload, ensure_ascii=False)}"
-        if self._secret:
-            check = verify(self._secret, request.headers, request.body or b"", self._clock())
-            if not check.good:
-                self._say(line, "  refused with 401, because", *(f"    {reason}" for reason in check.reasons))
-                raise Problem(401, "the signature does not verify; the receiver's terminal says why")
-            line += f" ({check.reasons[0]})"
-        behaviour = self._behaviour(request)
+        verified = self._verify(request)  # before anything reads the body
+        try:
+            payload, behaviour = request.json(), self._behaviour(request)
+        except Problem as problem:
+            self._say(f"Refused with {problem.status}: {problem.detail}")
+            raise
+        line = f"Received webhook payload: {json.dumps(payload, ensure_ascii=False)}{verified}"
+        asked = [f"  answered as asked: respond={request.query['respond']}"] if behaviour else []
+        answer = behaviour or Answer(204)
+        if answer.raw or not 200 <= answer.status < 300:
+            self._say(line, *asked)
+            return answer
         message_id = request.headers.get("webhook-id", "")
-        if behaviour:
-            self._say(line, f"  answered as asked: respond={request.query['respond']}")
-            if not 200 <= behaviour.status < 300 or behaviour.raw or behaviour.stream:
-                return behaviour
         if message_id and self._is_duplicate(message_id):
             line += f" (duplicate: {message_id} was acknowledged before)"
-        if not behaviour:
-            self._say(line)
-        answer = behaviour or Answer(204)
+        self._say(line, *asked)
         if isinstance(payload, dict) and payload.get("event") == "ping":
             answer.then = self._confirm
         return answer
+
+    def _verify(self, request: Request) -> str:
+        """What is to be said of a request's signatures. Problem 401 when they are not what they should be."""
+        if not self._secret:
+            signed = "webhook-signature" in request.headers
+            return " (signed, but there is no --secret here to verify it with)" if signed else ""
+        body = request.body or b""
+        check = verify(self._secret, request.headers, body, self._clock())
+        if not check.good:
+            line = f"Received webhook payload: {body[:SHOWN_BODY].decode('utf-8', 'backslashreplace')}"
+            self._say(line, "  refused with 401, because", *(f"    {reason}" for reason in check.reasons))
+            raise Problem(401, "the signature does not verify; the receiver's terminal says why")
+        return f" ({check.reasons[0]})"
 
     def _is_duplicate(self, message_id: str) -> bool:
         """Whether this id was acknowledged before; it counts as acknowledged from now on."""
@@ -134,8 +145,8 @@ class Check(NamedTuple):
 def verify(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> Check:
     """Check every signature that the request has, in both dialects, over the raw bytes of the body.
 
-    One at least has to be there, and none may be wrong: a request that was altered on the way has one right
-    signature only if somebody made it for another purpose. A malformed header does not verify; it never raises.
+    None may be wrong, and with a whsec_ secret webhook-signature has to be there: GitHub's covers neither time nor
+    id, so an old request without the other one could be replayed. A malformed header does not verify; it never raises.
     """
     checks = []
     if "webhook-signature" in headers:
@@ -145,6 +156,8 @@ def verify(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> 
     if not checks:
         return Check(False, ["there is no webhook-signature and no X-Hub-Signature-256: was it sent by the exposee?"])
     bad = [reason for check in checks if not check.good for reason in check.reasons]
+    if not bad and _key(secret) and "webhook-signature" not in headers:
+        bad = ["X-Hub-Signature-256 is right, but webhook-signature is missing, and with it the time: a replay?"]
     return Check(False, bad) if bad else Check(True, ["signature verified"])
 
 
@@ -161,7 +174,7 @@ def _verify_standard(secret: str, headers: Mapping[str, str], body: bytes, now: 
     given = [part[3:] for part in headers["webhook-signature"].split(" ") if part.startswith("v1,")]
     if not any(_same(candidate, expected) for candidate in given):
         reasons = [
-            f"webhook-signature: signed were these {len(signed)} bytes: {signed[:200]!r}"[: 60 + 400],
+            f"webhook-signature: signed were these {len(signed)} bytes: {signed[:200]!r}",
             f"with a key of {len(key)} bytes (the base64 after whsec_, decoded): {expected}",
             f"but it says: {headers['webhook-signature'][:200]}",
         ]
@@ -325,7 +338,7 @@ def confirm_ping(exposee: str, url: str, say: Callable[..., None]) -> None:
 def parser() -> argparse.ArgumentParser:
     options = terminal.Parser("Receive webhooks, print them, answer 204.")
     add = options.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets the network in")
+    add("--host", type=terminal.host_name, default="127.0.0.1", help="where to listen; 0.0.0.0 lets the network in")
     add("--port", type=terminal.port_number, default=8080, help="port to listen on")
     add("--secret", help="whsec_…, to verify signatures; or WEBHOOK_SECRET, which ps does not show")
     add("--ping-back", type=terminal.web_url, metavar="EXPOSEE_URL", help="confirm each ping there; needs --url")

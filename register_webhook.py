@@ -60,7 +60,8 @@ def run(options: argparse.Namespace, transport: Transport) -> int:
         if problem:
             what = "Registration" if title == "Register" else title
             which = f" of {body['event']}" if title == "Unregister" else ""
-            print(terminal.printable(f"{what}{which} failed: {problem}"), file=sys.stderr)
+            where = f" ({url})" if exchange.error else ""
+            print(terminal.printable(f"{what}{which} failed: {problem}{where}"), file=sys.stderr)
             code = 1
             if exchange.error:
                 break  # nobody is there: nor will be for the next one
@@ -83,8 +84,8 @@ def event_names(text: str) -> list[str]:
 def parser() -> argparse.ArgumentParser:
     options = terminal.Parser("Register a webhook receiver at an exposee.")
     add, env = options.add_argument, os.environ
-    theirs = env.get("EXPOSEE_URL", "http://localhost:3000")
-    mine = env.get("WEBHOOK_URL", "http://localhost:8080/webhook-receiver")
+    theirs = env.get("EXPOSEE_URL") or "http://localhost:3000"
+    mine = env.get("WEBHOOK_URL") or "http://localhost:8080/webhook-receiver"
     add("--exposee", type=terminal.web_url, default=theirs, help="the exposee's URL; or EXPOSEE_URL")
     add("--url", type=terminal.web_url, default=mine, help="the receiver's URL; or WEBHOOK_URL")
     add("--events", type=event_names, default="payment_received", help="event types, by commas")

@@ -12,6 +12,7 @@ Left out on purpose: TLS, which is a tunnel's or a proxy's job.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -95,7 +96,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.busy(self.connection)
             answer = self.server.dispatch(request)
         except Problem as problem:
-            self.close_connection = self.close_connection or problem.close
             answer = problem_answer(problem)
         except TimeoutError:
             late = f"the whole request did not arrive within {REQUEST_SECONDS:.0f} s"
@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         self._socket.deadline = time.monotonic() + REQUEST_SECONDS
         if first and not (first.isalpha() or first in b"\r\n"):
-            raise Problem(400, "that is not plain HTTP; is the client speaking https?", close=True)
+            raise Problem(400, "that is not plain HTTP; is the client speaking https?")
         return bool(first)
 
     def _answer(self, answer: Answer) -> None:
@@ -161,7 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _show(self, data: bytes) -> None:
         if self.server.transcript:
             title = f"--- {self.client_address[0]} port {self.client_address[1]} called"
-            self.server.transcript.show(title, ("< ", bytes(self._requests.tape), None), ("> ", data, None))
+            asked = ("< ", bytes(self._requests.tape), self._requests.size)
+            self.server.transcript.show(title, asked, ("> ", data, None))
 
     def finish(self) -> None:
         super().finish()
@@ -199,7 +200,8 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
         try:
             super().__init__(address, _Handler)
         except OSError as error:
-            raise OSError(f"{address[0]} port {address[1]}: {error.strerror or error}; name another --port") from None
+            other = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+            raise OSError(f"{address[0]} port {address[1]}: {error.strerror or error}; name another {other}") from None
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}"
 
@@ -272,7 +274,7 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
         self.shutdown_request(request)
 
     def waiting(self, connection: socket.socket, idle: bool) -> None:
-        """This connection waits for its client: it may be closed to make room. `idle`: nobody would miss anything."""
+        """This connection waits for its client: it may be closed to make room. `idle`: for a request, or its rest."""
         with self._lock:
             self._waiting.pop(connection, None)
             if connection in self._open:

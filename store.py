@@ -282,7 +282,9 @@ def _read(path: Path) -> str:
         return path.read_text("utf-8-sig")  # older Windows editors begin a file with a byte order mark
     except FileNotFoundError:
         return ""
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
         raise StoreError(f"{path}, line 1: cannot be read: {error}") from None
 
 

@@ -167,5 +167,15 @@ def web_url(text: str) -> str:
     except ValueError:  # a port that is none
         good = False
     if not good:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an absolute http or https URL")
+        example = "http://localhost:3000 (it may come from the environment)"
+        raise argparse.ArgumentTypeError(f"{text!r} is not an absolute http or https URL like {example}")
+    if "@" in parts.netloc:
+        raise argparse.ArgumentTypeError("the URL has credentials, expected none")
+    return text
+
+
+def host_name(text: str) -> str:
+    """A host to listen on: an empty one would mean all of them."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty, expected a name or an address, such as 127.0.0.1")
     return text

@@ -42,12 +42,12 @@ CURL_HINT = "add curl's -H 'Content-Type: application/json'"
 class Problem(Exception):
     """An answer that says what was wrong: raised anywhere in a handler, sent as problem+json (RFC 9457).
 
-    `detail` is one sentence: what was wrong, what was expected, what to do. `close` ends the connection.
+    `detail` is one sentence: what was wrong, what was expected, what to do.
     """
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None, close: bool = False) -> None:
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.headers, self.close = status, detail, dict(headers or {}), close
+        self.status, self.detail, self.headers = status, detail, dict(headers or {})
 
 
 class Request(NamedTuple):
@@ -112,7 +112,8 @@ _to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make 
 class RequestReader:
     """Reads requests from a connection, one after the other.
 
-    `method` and `tape` tell of the newest one what has come so far, the tape with its bytes if it is to `record`.
+    `method`, `size` and `tape` tell of the newest one what has come so far, the tape with the first of its `size` bytes
+    if it is to `record`.
     `must_close` is whether the connection has to end after it; while a request is not read whole, it has to.
     """
 
@@ -122,7 +123,7 @@ class RequestReader:
 
     def begin(self) -> None:
         """Forget the last request."""
-        self.method, self.tape, self.must_close = "", bytearray(), True
+        self.method, self.size, self.tape, self.must_close = "", 0, bytearray(), True
 
     def read(self, peer: str) -> Request:
         """A whole request. Problem when it is not one we take, EOFError when it ends in the middle."""
@@ -131,9 +132,9 @@ class RequestReader:
             line = self._line("request line", 414)
         match = REQUEST_LINE.fullmatch(line)
         if match is None:
-            raise Problem(400, "malformed request line, expected METHOD SP target SP HTTP/1.1 CR LF", close=True)
+            raise Problem(400, "malformed request line, expected METHOD SP target SP HTTP/1.1 CR LF")
         if match[3] != b"1":
-            raise Problem(400, "HTTP/1.1 is spoken here, and no other major version", close=True)
+            raise Problem(400, "HTTP/1.1 is spoken here, and no other major version")
         self.method, target, old = match[1].decode(), match[2].decode(), match[4] == b"0"
         headers = self._fields()
         authority, path, query = _split_target(self.method, target, headers, old)
@@ -146,7 +147,7 @@ class RequestReader:
         line = self._stream.readline(MAX_LINE + 1)
         self._keep(line)
         if len(line) > MAX_LINE:
-            raise Problem(status, f"{what} over {MAX_LINE:,} bytes", close=True)
+            raise Problem(status, f"{what} over {MAX_LINE:,} bytes")
         if not line.endswith(b"\n"):
             raise EOFError
         return line
@@ -161,32 +162,32 @@ class RequestReader:
             size += len(line)
             match = FIELD.fullmatch(line)
             if match is None:
-                raise Problem(400, "malformed header field, expected name: value CR LF, without folding", close=True)
+                raise Problem(400, "malformed header field, expected name: value CR LF, without folding")
             name, value = match[1].decode().lower(), match[2].strip(b" \t").decode("latin-1")
             if name in fields:
                 if name in ("content-length", "host", "transfer-encoding", "content-type", "authorization"):
-                    raise Problem(400, f"the field {name} appears twice", close=True)
+                    raise Problem(400, f"the field {name} appears twice")
                 value = f"{fields[name]}, {value}"
             fields[name] = value
             if size > MAX_HEAD:
-                raise Problem(431, f"header fields over {MAX_HEAD:,} bytes in all", close=True)
-        raise Problem(431, f"more than {MAX_FIELDS} header fields", close=True)
+                raise Problem(431, f"header fields over {MAX_HEAD:,} bytes in all")
+        raise Problem(431, f"more than {MAX_FIELDS} header fields")
 
     def _body(self, headers: Mapping[str, str], old: bool) -> bytes | None:
         coding, length = headers.get("transfer-encoding"), headers.get("content-length")
         if coding is not None:
             if length is not None or old:  # 6.1: how requests are smuggled past a proxy
-                raise Problem(400, "Transfer-Encoding beside Content-Length, or in HTTP/1.0", close=True)
+                raise Problem(400, "Transfer-Encoding beside Content-Length, or in HTTP/1.0")
             if coding.lower() != "chunked":
-                raise Problem(501, f"the transfer coding {coding} is unknown here, expected chunked", close=True)
+                raise Problem(501, f"the transfer coding {coding} is unknown here, expected chunked")
             self._continue(headers, old)
             return self._chunks()
         if length is None:
             return None
         if not (length.isascii() and length.isdigit()):
-            raise Problem(400, "Content-Length is not a number", close=True)
+            raise Problem(400, "Content-Length is not a number")
         if len(length) > 15 or int(length) > MAX_BODY:
-            raise Problem(413, f"the body is over {MAX_BODY:,} bytes", close=True)
+            raise Problem(413, f"the body is over {MAX_BODY:,} bytes")
         self._continue(headers, old)
         return self._exactly(int(length))
 
@@ -195,17 +196,17 @@ class RequestReader:
         for _ in range(MAX_CHUNKS + 1):  # the last one is empty
             match = CHUNK_SIZE.fullmatch(self._line("chunk size", 400))
             if match is None:
-                raise Problem(400, "malformed chunk size, expected hexadecimal digits CR LF", close=True)
+                raise Problem(400, "malformed chunk size, expected hexadecimal digits CR LF")
             size = int(match[1], 16)
             if size == 0:
                 self._fields()  # 7.1.2: trailer fields may be discarded
                 return bytes(body)
             if len(body) + size > MAX_BODY:
-                raise Problem(413, f"the body is over {MAX_BODY:,} bytes", close=True)
+                raise Problem(413, f"the body is over {MAX_BODY:,} bytes")
             body += self._exactly(size)
             if self._exactly(2) != b"\r\n":
-                raise Problem(400, "a chunk is longer than its size said, expected CR LF after it", close=True)
-        raise Problem(413, f"more than {MAX_CHUNKS:,} chunks", close=True)
+                raise Problem(400, "a chunk is longer than its size said, expected CR LF after it")
+        raise Problem(413, f"more than {MAX_CHUNKS:,} chunks")
 
     def _exactly(self, size: int) -> bytes:
         data = self._stream.read(size)
@@ -215,8 +216,9 @@ class RequestReader:
         return data
 
     def _keep(self, data: bytes) -> None:
-        if self._record and len(self.tape) < SEEN:
-            self.tape += data
+        if self._record:
+            self.tape += data[: SEEN - len(self.tape)]
+            self.size += len(data)
 
     def _continue(self, headers: Mapping[str, str], old: bool) -> None:
         """10.1.1 of RFC 9110: the client may wait for this before it sends the body."""
@@ -228,12 +230,12 @@ def _split_target(method: str, target: str, headers: Mapping[str, str], old: boo
     """(authority, path, query) of the four forms of a request target (RFC 9112, 3.2)."""
     host = headers.get("host")
     if host is None and not old:
-        raise Problem(400, "the Host field is missing", close=True)
+        raise Problem(400, "the Host field is missing")
     authority = host or ""
     if not (target.startswith("/") or target == "*" and method == "OPTIONS"):
         authority, target = _split_absolute(target)
     if any(name and not AUTHORITY.fullmatch(name) for name in {authority, host}):
-        raise Problem(400, "the host is malformed, expected name or name:port", close=True)
+        raise Problem(400, "the host is malformed, expected name or name:port")
     path, _, query = target.partition("?")
     if "%" in path and "%2f" not in path.lower():  # %2F is data, not a separator: it matches no route
         path = urllib.parse.unquote(path)
@@ -249,11 +251,11 @@ def _split_target(method: str, target: str, headers: Mapping[str, str], old: boo
 def _split_absolute(target: str) -> tuple[str, str]:
     """(authority, path and query) of a target in absolute-form: every server has to take it."""
     if not re.match("https?://", target, re.IGNORECASE):
-        raise Problem(400, "the request target is neither a path nor an absolute http or https URL", close=True)
+        raise Problem(400, "the request target is neither a path nor an absolute http or https URL")
     rest = target.partition("://")[2]
     authority = re.split("[/?]", rest, maxsplit=1)[0]
     if not authority:
-        raise Problem(400, "the request target has no host", close=True)
+        raise Problem(400, "the request target has no host")
     return authority, "/" + rest[len(authority) :].removeprefix("/")
 
 

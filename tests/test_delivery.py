@@ -352,7 +352,24 @@ def test_unregister_cancels_what_waits_of_that_event_only(desk: Desk) -> None:
     assert desk.settled(waiting[OTHER], 1).state == DELIVERED
     desk.pass_time(10)
     assert desk.settled(retrying[OTHER], 2).state == DELIVERED
-    assert len(waiting[EVENT].attempts) == 0 and waiting[EVENT].to_json()["error"] == "unregistered"
+    assert len(waiting[EVENT].attempts) == 0
+    assert [d[EVENT].to_json()["error"] for d in (waiting, retrying)] == ["unregistered", "unregistered"]
+
+
+def test_what_was_cancelled_is_said_in_one_line_and_forgotten_by_a_redelivery(tmp_path: Path) -> None:
+    log: list[str] = []
+    with Desk(tmp_path, URL, log=log.append) as desk:
+        desk.answer = exchange(503)
+        first, *_ = [desk.settled(desk.trigger(), 1) for _ in range(3)]
+        desk.store.unregister(URL, EVENT, lambda _: None)
+        desk.office.cancel(URL, EVENT)
+        assert log[-1] == f"{EVENT} -> {URL}: unregistered, 3 waiting cancelled"
+        desk.register(URL, EVENT)
+        desk.answer = exchange()
+        desk.office.redeliver(first)
+        assert desk.settled(first, 2).state == DELIVERED and "error" not in first.to_json()
+        desk.restart()
+        assert "error" not in desk.find(first).to_json()
 
 
 def test_an_attempt_that_fails_after_the_unregistration_is_not_tried_again(desk: Desk) -> None:

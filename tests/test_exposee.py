@@ -591,7 +591,10 @@ def test_second_exposee_on_one_store(tmp_path: Path) -> None:
         assert "webhooks.json" in fails("exposee.py", "--port", "0", cwd=tmp_path)
 
 
-BAD_OPTIONS = "--nonsense --port=65536 --event-types=a,,b --event-types=ping --retry-schedule=5,x --timeout=nan"
+BAD_OPTIONS = (
+    "--nonsense --port=65536 --host= --event-types=a,,b --event-types=ping --retry-schedule=5,x --retry-schedule=, "
+    "--timeout=nan --timeout=x --workers=0 --store=deliveries.jsonl --store=deliveries.json --store=webhooks.lock"
+)
 
 
 @pytest.mark.parametrize("option", BAD_OPTIONS.split())

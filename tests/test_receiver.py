@@ -89,8 +89,9 @@ def test_a_webhook_is_printed_and_answered_204(
 def test_what_is_no_json_is_refused(
     body: bytes, status: int, port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert post(port, body).status == status
-    assert capsys.readouterr().out == ""
+    answer = post(port, body)
+    assert answer.status == status
+    assert capsys.readouterr().out == f"Refused with {status}: {answer.json()['detail']}\n"
 
 
 def test_a_repeated_id_is_acknowledged_and_marked(port: int, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,6 +117,19 @@ def test_an_id_that_was_not_acknowledged_is_no_duplicate(
     assert "duplicate" not in capsys.readouterr().out
     post(port, 1, f"?{query}&times=1&for=duplicates", webhook_id=message)
     assert "duplicate" in capsys.readouterr().out
+
+
+def test_a_duplicate_is_marked_too_where_another_success_was_asked_for(
+    port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert post(port, 1, "?respond=200", webhook_id="msg_asked").status == 200
+    assert "duplicate" in capsys.readouterr().out.splitlines()[2]
+
+
+def test_a_signature_that_is_not_looked_at_is_mentioned(port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert post(port, 1, webhook_signature="v1,AAAA").status == 204
+    assert "no --secret here to verify it with" in capsys.readouterr().out
 
 
 def test_the_ids_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,9 +195,10 @@ def test_after_so_many_times_it_is_well(query: str, port: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["nonsense", "", "99", "100", "101", "600", "299", "20", "2000", "%C2%B200", "503.0"])
-def test_unknown_misbehaviour_is_refused(name: str, port: int) -> None:
+def test_unknown_misbehaviour_is_refused(name: str, port: int, capsys: pytest.CaptureFixture[str]) -> None:
     answer = post(port, 1, f"?respond={name}")
     assert answer.status == 422 and "hang" in answer.json()["detail"]
+    assert capsys.readouterr().out.startswith("Refused with 422: respond=")
 
 
 # --- signatures -----------------------------------------------------------------------------------------------
@@ -271,6 +286,20 @@ def test_one_right_signature_does_not_excuse_a_wrong_one() -> None:
     assert not verify(SECRET, {**STANDARD, "x-hub-signature-256": GITHUB_SIGNATURE}, BODY, TIME).good
     right = "sha256=" + hexadecimal(SECRET.encode(), BODY)
     assert not verify(SECRET, {**standard("v1,AAAA"), "x-hub-signature-256": right}, BODY, TIME).good
+
+
+def test_an_old_request_without_its_standard_signature_is_not_a_new_one() -> None:
+    """Who recorded a delivery can cut that one off: what is left says nothing of the time or of the id."""
+    left = {"webhook-id": "msg_other", "x-hub-signature-256": "sha256=" + hexadecimal(SECRET.encode(), BODY)}
+    check = verify(SECRET, left, BODY, TIME + 86_400)
+    assert not check.good and "webhook-signature is missing" in check.reasons[0]
+
+
+@pytest.mark.parametrize("body", [b"{", b""])
+def test_a_signature_is_verified_before_anything_reads_the_body(body: bytes, verifying: int) -> None:
+    assert post(verifying, body).status == 401
+    with Client(verifying) as client:
+        assert client.ask(request("POST", PATH)).status == 401
 
 
 @pytest.mark.parametrize("age", [0, TOLERANCE, -TOLERANCE, TOLERANCE + 1, -TOLERANCE - 1, 10**8])
@@ -415,12 +444,17 @@ def test_a_new_secret_is_one_that_the_exposee_takes(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "argv", [["--ping-back", "http://h/"], ["--url", "http://h/"], ["--port", "x"], ["--host", "192.0.2.1"]]
+    "argv", [["--ping-back", "http://h/"], ["--url", "http://h/"], ["--port", "x"], ["--host", ""]]
 )
 def test_what_keeps_it_from_starting_is_one_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(lambda: main(argv)) == 2
     out, error = capsys.readouterr()
     assert out == "" and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_host_that_is_not_ours_is_not_blamed_on_the_port(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: main(["--host", "192.0.2.1"])) == 2
+    assert capsys.readouterr().err.endswith("; name another --host\n")
 
 
 def test_a_port_that_is_taken_keeps_it_from_starting(port: int, capsys: pytest.CaptureFixture[str]) -> None:

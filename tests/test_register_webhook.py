@@ -138,7 +138,6 @@ def test_the_script_and_the_exposee_understand_each_other(
         (["--events", "nonsense"], "422 event_types has"),
         (["--events", ""], "422 event_types has"),
         (["--secret", "whsec_short"], "422 secret is not"),
-        (["--url", "http://user:password@h/"], "422 url has credentials"),
         (["--url", "http://169.254.169.254/"], "403 "),
     ],
 )
@@ -197,6 +196,7 @@ def test_a_refused_connection_is_a_failure(capsys: pytest.CaptureFixture[str]) -
     ran = Ran(capsys, "--exposee", f"http://127.0.0.1:{port}")
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.startswith("Registration failed: connection refused") and ran.err.count("\n") == 1
+    assert f"(http://127.0.0.1:{port}/webhooks/register)" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -206,6 +206,7 @@ def test_a_refused_connection_is_a_failure(capsys: pytest.CaptureFixture[str]) -
         ["--exposee", "ftp://h/"],
         ["--exposee", "http://[::1"],
         ["--exposee", "http://localhost:99999"],
+        ["--exposee", "http://user:password@localhost:3000"],
         ["--url", "nonsense"],
         ["--url", ""],
         ["--ping", "--unregister"],
@@ -218,7 +219,16 @@ def test_a_refused_connection_is_a_failure(capsys: pytest.CaptureFixture[str]) -
 def test_an_option_that_makes_no_sense_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     ran = Ran(capsys, *argv)
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith("error: ") and ran.err.count("\n") == 1
+    assert ran.err.startswith("error: ") and ran.err.count("\n") == 1 and "password" not in ran.err
+
+
+@pytest.mark.parametrize("name", ["EXPOSEE_URL", "WEBHOOK_URL"])
+def test_an_empty_variable_is_as_if_it_were_not_set(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "")
+    ran = Ran(capsys, "--help")
+    assert ran.code == 0 and "http://localhost:3000" in ran.out and "http://localhost:8080" in ran.out
 
 
 @pytest.mark.parametrize("name", ["EXPOSEE_URL", "WEBHOOK_URL"])

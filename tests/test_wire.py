@@ -645,11 +645,13 @@ class Tape(Printer):
 
     def __init__(self) -> None:
         self.shown: list[tuple[bytes, bytes]] = []
+        self.sizes: list[int | None] = []  # of the requests
 
     def show(self, title: str, *messages: tuple[str, bytes, int | None]) -> None:
-        (to, asked, _), (fro, answered, _) = messages
+        (to, asked, size), (fro, answered, _) = messages
         assert (to, fro) == ("< ", "> ") and "127.0.0.1" in title
         self.shown.append((asked, answered))
+        self.sizes.append(size)
 
 
 @pytest.mark.parametrize("data", [
@@ -664,3 +666,14 @@ def test_the_transcript_has_the_bytes_as_they_were(data: bytes) -> None:
     ((asked, answered),) = tape.shown
     assert answered == answer
     assert asked == data if b"A : b" not in data else data.startswith(asked) and b"A : b" in asked
+
+
+@pytest.mark.parametrize("data", [
+    request("POST", "/json", b" " * 200_000), chunked(b"fa00\r\n%b\r\n" % (b" " * 64_000) * 3 + b"0\r\n\r\n"),
+], ids=["a length", "chunks"])  # fmt: skip
+def test_the_transcript_keeps_the_beginning_and_the_size_of_what_is_long(data: bytes) -> None:
+    tape = Tape()
+    with serving(ROUTES, tape) as server, server.client() as client:
+        client.ask(data)
+    ((asked, _),) = tape.shown
+    assert asked == data[:65_536] and tape.sizes == [len(data)]
