@@ -195,7 +195,11 @@ class PostOffice:
             lane = self._lanes.get(url)
             if lane is None:
                 return
-            of_it = [d for d in (*lane.waiting, *lane.retrying) if event is None or d.message.event == event]
+            of_it = [
+                d
+                for d in (*lane.waiting, *lane.retrying)
+                if event in (None, d.message.event) and not self._store.registered(url, d.message.event)
+            ]  # else somebody has registered it anew meanwhile
             for delivery in of_it:
                 self._end(delivery, CANCELLED, "unregistered")
             if of_it:

@@ -211,17 +211,18 @@ class Exposee:
             watcher = self._office.watchers.watch()
 
         def send_changes(send: Callable[[bytes], None]) -> None:
-            try:
-                send(b"retry: 1000\n\n")  # milliseconds until a browser comes back after a dropped connection
-                while not watcher.closed:
-                    news = watcher.wait(STREAM_BEAT)
-                    lines = [f"event: delivery\ndata: {json.dumps(change)}\n\n" for change in news]
-                    send("".join(lines).encode() or b": nothing new\n\n")
-                    time.sleep(STREAM_PAUSE if len(news) < WATCH_BATCH else BURST_PAUSE)
-            finally:
-                self._office.watchers.unwatch(watcher)
+            send(b"retry: 1000\n\n")  # milliseconds until a browser comes back after a dropped connection
+            while not watcher.closed:
+                news = watcher.wait(STREAM_BEAT)
+                lines = [f"event: delivery\ndata: {json.dumps(change)}\n\n" for change in news]
+                send("".join(lines).encode() or b": nothing new\n\n")
+                time.sleep(STREAM_PAUSE if len(news) < WATCH_BATCH else BURST_PAUSE)
 
-        return Answer(200, type="text/event-stream", headers={"Cache-Control": "no-store"}, stream=send_changes)
+        def release() -> None:
+            self._office.watchers.unwatch(watcher)
+
+        fields = {"Cache-Control": "no-store"}
+        return Answer(200, type="text/event-stream", headers=fields, stream=send_changes, release=release)
 
     # What the handlers share
 

@@ -14,12 +14,14 @@ from messages import (
     OPEN,
     PENDING,
     PING,
+    RETRYING,
     Attempt,
     Delivery,
     Message,
+    attempt_records,
     body_of,
-    delivery_records,
     message_record,
+    state_record,
 )
 from transport import Exchange
 
@@ -134,13 +136,18 @@ class History:
     # The journal's records, out and in
 
     def records(self) -> Iterator[bytes]:
-        """All that is worth keeping, for a journal that starts anew."""
+        """All that is worth keeping, for a journal that starts anew; what is over in the order in which it ended."""
+        finished = dict.fromkeys(self._finished)
         for message in list(self._messages.values()):  # copied in one step, and so are the deliveries of each
             deliveries = list(message.deliveries)
             yield message_record(message, [d.url if d else "" for d in deliveries])
             for delivery in deliveries:
                 if delivery is not None:
-                    yield from delivery_records(delivery)
+                    yield from attempt_records(delivery)
+                    if delivery not in finished:
+                        yield state_record(delivery)
+        for delivery in finished:
+            yield state_record(delivery)
 
     def replay(self, record: dict[str, Any]) -> None:
         """Let what a record tells happen again. KeyError, TypeError, ValueError, AttributeError: it is not ours."""
@@ -172,6 +179,7 @@ class History:
         state = record.get("state")
         if state in OPEN and delivery.state in OPEN:
             delivery.state, delivery.due = state, record.get("due", 0.0)
+            delivery.manual = delivery.manual and state != RETRYING  # a redelivery came when an attempt was under way
         elif state is not None and delivery.state in OPEN:
             delivery.error = record.get("error") if "attempt" not in record else None
             self.finish(delivery, state)

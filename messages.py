@@ -48,15 +48,15 @@ class Attempt:
         self.received = 0
 
     def to_json(self) -> dict[str, Any]:
-        gone = "the bytes of this attempt are no longer kept" if self.request is None else None
-        response = self.response.decode("latin-1") if self.response is not None else None
+        request, response = self.request, self.response  # another thread may let go of them meanwhile
+        gone = "the bytes of this attempt are no longer kept" if request is None else None
         return {
             "time": iso(self.time),
             "duration": round(self.duration, 6),
             **({"error": self.error} if self.error else {}),
             **({"status": self.status} if self.status else {}),
-            "request": self.request.decode("latin-1") if self.request is not None else None,
-            "response": response,
+            "request": request.decode("latin-1") if request is not None else None,
+            "response": response.decode("latin-1") if response is not None else None,
             **({"response_bytes": self.received} if self.received > KEPT_RESPONSE else {}),
             **({"gone": gone} if gone else {}),
         }
@@ -201,8 +201,8 @@ def change_record(delivery: Delivery, **changes: object) -> bytes:
     return json.dumps({"delivery": delivery.id, **changes}).encode() + b"\n"
 
 
-def delivery_records(delivery: Delivery) -> Iterator[bytes]:
-    """All that is known of a delivery, for a journal that starts anew."""
+def attempt_records(delivery: Delivery) -> Iterator[bytes]:
+    """The attempts of a delivery, for a journal that starts anew."""
     for number, attempt in enumerate(delivery.attempts, 1):
         yield change_record(
             delivery,
@@ -212,8 +212,12 @@ def delivery_records(delivery: Delivery) -> Iterator[bytes]:
             status=attempt.status,
             error=attempt.error,
         )
+
+
+def state_record(delivery: Delivery) -> bytes:
+    """Where a delivery stands, for a journal that starts anew."""
     state = PENDING if delivery.state == DELIVERING else delivery.state
     manual = {"redeliver": True} if delivery.manual else {}
-    yield change_record(
+    return change_record(
         delivery, state=state, due=delivery.due, error=delivery.error, confirmed=delivery.confirmed, **manual
     )

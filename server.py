@@ -102,7 +102,11 @@ class _Handler(BaseHTTPRequestHandler):
             answer = problem_answer(Problem(408, late))
         except EOFError:
             return  # hung up in the middle of a request: nobody is there to be answered
-        self._answer(answer)
+        try:
+            self._answer(answer)
+        finally:
+            if answer.release:
+                answer.release()
         if self.close_connection and not answer.raw:
             self._linger()
 

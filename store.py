@@ -50,6 +50,7 @@ class WebhookStore:
         self._by_url: dict[str, dict[str, None]] = {}
         self._secrets: dict[str, str] = {}
         self._unclaimed: dict[str, str] = {}  # secrets of URLs that are not in webhooks.json: a typo, perhaps
+        self._leaving: frozenset[tuple[str, str]] = frozenset()  # removals that are not on the disk yet
         self._text = bytearray(EMPTY)  # the whole file: a registration appends to it, and never formats it anew
         self._undo: list[Callable[[], None]] = []  # takes back the changes of the group that is being written
         self._changed: set[str] = set()  # "webhooks", "a new secret", "a secret less"
@@ -80,10 +81,11 @@ class WebhookStore:
         return list(self._by_event.get(event, ()))
 
     def has(self, url: str) -> bool:
-        return url in self._by_url
+        return url in self._by_url or any(url == leaving for leaving, _ in self._leaving)
 
     def registered(self, url: str, event: str) -> bool:
-        return event in self._by_url.get(url, ())
+        """Whether there is this webhook; one that is being unregistered counts until the disk has agreed."""
+        return event in self._by_url.get(url, ()) or (url, event) in self._leaving
 
     def secret(self, url: str) -> str | None:
         return self._secrets.get(url)
@@ -131,8 +133,10 @@ class WebhookStore:
         new_secret = secret is not None and secret != self._secrets.get(url)
         if missing or new_secret:
             permit(self._secrets.get(url))
-        if missing and not has and self._unclaimed.pop(url, ""):
-            self._changed.add("a new secret")  # whoever registers this URL now does not inherit the old one
+        if missing and not has and url in self._unclaimed:
+            old = self._unclaimed.pop(url)  # whoever registers this URL now does not inherit it
+            self._undo.append(lambda: self._unclaimed.update({url: old}))
+            self._changed.add("a new secret")
         for event in missing:
             self._add(url, event)
         if new_secret:
@@ -142,6 +146,7 @@ class WebhookStore:
         present = [event for event in events if event in self._by_url.get(url, {})]
         if present:
             permit(self._secrets.get(url))
+        self._leaving |= {(url, event) for event in present}
         for event in present:
             self._remove(url, event)
         if present and url not in self._by_url and url in self._secrets:
@@ -200,6 +205,12 @@ class WebhookStore:
                 change.result = change.apply()
             except Exception as error:  # this change is refused (by its permit); the others go on
                 change.error = error
+        try:
+            self._replace_files()
+        finally:
+            self._leaving = frozenset()
+
+    def _replace_files(self) -> None:
         try:
             if "a new secret" in self._changed or self._stale_secrets:
                 self._replace_secrets({**self._secrets_before, **self._secrets})  # an entry never lacks its secret

@@ -27,7 +27,7 @@ BATCH, PAUSE = 100, 0.05  # at most 2,000 items a second: nobody reads faster, a
 SECRET_MEMBER = re.compile(rb'("secret"\s*:\s*")(?:[^"\\]|\\.)*')
 SECRET = re.compile(rb"whsec_[A-Za-z0-9+/=_-]*")  # wherever it stands
 AUTHORIZATION = re.compile(rb"(?im)^((?:proxy-)?authorization[ \t]*:[ \t]*)[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*")
-CHUNK_SIZE = re.compile(rb"\r\n[0-9A-Fa-f]+[^\r\n]*\r\n")
+CHUNK_SIZE = re.compile(rb"\r\n[0-9A-Fa-f]{1,8}(?:[ \t;][^\r\n]*)?\r\n")
 
 Line = tuple[str, str]  # what stands before the text ("> ", "< " or nothing), and the text
 _Item = tuple[str, ...] | Callable[[], Iterable[Line]]  # lines, or what makes them when it is their turn

@@ -5,8 +5,8 @@
 
 `urllib.request.urlopen` would follow a redirected POST with a GET, open file: URLs, obey proxy variables,
 close every connection, and start its timeout anew at every read. So the opener here has one handler only,
-ours: http and https, no redirects, no proxies. What a response looks like in nearly every case (a length, or
-no body at all) is read here in a few lines; what is unusual goes to http.client.
+ours: http and https, no redirects, no proxies. Responses are read here, too: http.client takes a chunked one that
+is cut off at the right place for a whole one, and its parser of header fields costs more than all the rest.
 
 Left out on purpose: redirects, cookies, compression, proxies, HTTP/2, request bodies that are streamed.
 """
@@ -14,7 +14,6 @@ Left out on purpose: redirects, cookies, compression, proxies, HTTP/2, request b
 from __future__ import annotations
 
 import contextlib
-import http.client
 import io
 import json
 import re
@@ -24,12 +23,12 @@ import urllib.request
 from collections.abc import Callable
 from datetime import timezone
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from addresses import Guard
-from connections import CHUNK, IDLE_SECONDS, Failed, Link, Pool, explain, origin_of
+from connections import CHUNK, IDLE_SECONDS, MAX_RESPONSE, Failed, Link, Origin, Pool, explain, origin_of
 
-MAX_HEAD = 65_536  # bytes of a response's head; http.client's limit for one line of it
+MAX_HEAD = 65_536  # bytes of a response's head, or of a line between chunks
 
 
 class Exchange(NamedTuple):
@@ -51,7 +50,6 @@ class Exchange(NamedTuple):
 class Call(NamedTuple):
     """A request that is on its way, and whose answer is still out."""
 
-    url: str
     request: bytes
     link: Link
 
@@ -73,10 +71,10 @@ def request_json(method: str, url: str, value: Any = None) -> bytes:
 
 def retry_after(head: bytes, now: float) -> float:
     """The seconds that a Retry-After field asks for (RFC 9110, 10.2.3: seconds or a date); 0.0 without one."""
-    match = re.search(rb"(?im)^retry-after:[ \t]*([^\r\n]*?)[ \t]*\r?$", head)
+    match = re.search(rb"(?i)\nretry-after:([^\r\n]*)", head)  # nothing to try twice: a hostile head has 64 KiB
     if match is None:
         return 0.0
-    text = match[1].decode("latin-1")
+    text = match[1].strip(b" \t").decode("latin-1")
     try:
         if text.isdigit():
             return float(text[:10])
@@ -124,7 +122,7 @@ class Transport:
             return None
         link.begin(self._clock() + seconds)
         if link.post(request):
-            return Call(url, request, link)
+            return Call(request, link)
         link.close()
         return None
 
@@ -144,9 +142,8 @@ class Transport:
     def finish(self, call: Call) -> Exchange:
         """The outcome, however long it takes until the deadline; never raises for what goes wrong."""
         exchange = _converse(self._pool, call.link, call.request, sent=True)
-        left = call.link.deadline - self._clock()
-        if _is_stale(call.link, exchange) and left > 0:
-            return self.send(call.url, call.request, left)
+        if _is_stale(call.link, exchange) and self._clock() < call.link.deadline:
+            return _start(self._pool, call.link.origin, call.request, call.link.deadline)
         return exchange
 
     def close_idle(self, seconds: float = IDLE_SECONDS) -> None:
@@ -174,12 +171,7 @@ class _Handler(urllib.request.BaseHandler):
             exchange = _converse(self._pool, link, data)
             if not _is_stale(link, exchange) or self._clock() >= deadline:
                 return exchange
-        try:
-            link = self._pool.connect(origin, deadline)
-        except (OSError, ValueError, Failed) as error:  # ValueError: a host that IDNA cannot encode
-            return _nothing(data, explain(error, "connecting"))
-        link.begin(deadline)
-        return _converse(self._pool, link, data)
+        return _start(self._pool, origin, data, deadline)
 
     https_open = http_open
 
@@ -191,6 +183,16 @@ def _is_stale(link: Link, exchange: Exchange) -> bool:
 
 def _nothing(request: bytes, error: str) -> Exchange:
     return Exchange(request, b"", 0, 0, b"", b"", error)
+
+
+def _start(pool: Pool, origin: Origin, request: bytes, deadline: float) -> Exchange:
+    """One exchange over a new connection."""
+    try:
+        link = pool.connect(origin, deadline)
+    except (OSError, ValueError, Failed) as error:  # ValueError: a host that IDNA cannot encode
+        return _nothing(request, explain(error, "connecting"))
+    link.begin(deadline)
+    return _converse(pool, link, request)
 
 
 def _converse(pool: Pool, link: Link, request: bytes, sent: bool = False) -> Exchange:
@@ -231,6 +233,9 @@ class _Answer(NamedTuple):
 
 
 STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)(?: [^\r\n]*)?\r\n")
+FOLD = re.compile(rb"\r\n[ \t]+")  # a field that goes on in the next line (RFC 9112, 5.2)
+CODING = re.compile(rb"\r\ntransfer-encoding:([^\r\n]*)")
+CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[ \t;][^\r\n]*)?\r\n")
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,7})[ \t]*(?=\r\n)")
 
 
@@ -238,7 +243,7 @@ def _read_response(link: Link, whole: bool = True) -> _Answer | None:
     """Read a response to its end. Failed or an OSError when it does not get there.
 
     RFC 9112, 6.3 has eight rules for where a body ends. The two that nearly all responses meet are here: no
-    body by its status, and exactly one Content-Length. The others are http.client's. With `whole` false only the
+    body by its status, and exactly one Content-Length. The others are in `_read_unusual`. With `whole` false only the
     ordinary is read, and what has come stays unread if that does not make a whole response in time.
     """
     data = b""
@@ -257,10 +262,12 @@ def _read_response(link: Link, whole: bool = True) -> _Answer | None:
                 break
             data = data[len(head) + 2 :]  # 1xx, an interim response (RFC 9110, 15.2): the real one follows
         fields = head.lower()
+        if b"\n " in fields or b"\n\t" in fields:
+            fields = FOLD.sub(b" ", fields)
         size = _body_length(status, fields)
         if size is None:
             if whole:
-                return _read_unusual(link, data, status, head)
+                return _read_unusual(link, data[len(head) + 2 :], status, head, fields)
             raise TimeoutError  # not now
         end = len(head) + 2 + size
         while len(data) < end:
@@ -297,13 +304,10 @@ def _more(link: Link, data: bytes, end: int = 0, status: int = 0, head: bytes = 
 
 
 class _Replay(io.RawIOBase):
-    """A response as the file that http.client wants: what was read already, then what the link has."""
+    """A response as a file: what was read already, then what the link has."""
 
     def __init__(self, data: bytes, link: Link) -> None:
         self._data, self._link = data, link
-
-    def makefile(self, *_: object) -> io.BufferedReader:
-        return io.BufferedReader(self, CHUNK)
 
     def readable(self) -> bool:
         return True
@@ -316,26 +320,46 @@ class _Replay(io.RawIOBase):
         return count
 
 
-def _read_unusual(link: Link, data: bytes, status: int, head: bytes) -> _Answer:
-    """Chunked, or ended by the connection's end: http.client knows how."""
-    fields = head.lower()
-    if b"\ncontent-length" in fields and b"\ntransfer-encoding" not in fields:
-        raise Failed("the answer is malformed: its Content-Length is none", status, head)
-    response = http.client.HTTPResponse(_Replay(data, link), method="POST")  # type: ignore[arg-type]
-    body = b""
+def _read_unusual(link: Link, data: bytes, status: int, head: bytes, fields: bytes) -> _Answer:
+    """Chunked, or ended by the connection's end. What could be read in two ways has failed."""
+    codings = [coding.strip(b" \t") for coding in CODING.findall(fields)]
+    stream: BinaryIO = io.BufferedReader(_Replay(data, link), CHUNK)
     try:
-        response.begin()
-        while part := response.read1(CHUNK):  # in parts: who promises a terabyte is not believed
-            body += part
-    except http.client.IncompleteRead:
-        raise Failed(f"the answer ended after {len(body)} bytes of its body", status, head) from None
+        if codings not in ([], [b"chunked"]) or fields.count(b"\ntransfer-encoding") != len(codings):
+            raise Failed("the answer is malformed: it has another Transfer-Encoding than chunked")
+        if b"\ncontent-length" in fields and not codings:
+            raise Failed("the answer is malformed: its Content-Length is none")
+        return _Answer(status, head, _chunks(stream) if codings else stream.read(), False)
     except Failed as error:
         error.status, error.head = status, head
         raise
-    except (http.client.HTTPException, ValueError) as error:
-        raise Failed(f"the answer is malformed: {error!r}", status, head) from None
     except OSError as error:
         raise Failed(explain(error, "in the middle of the answer"), status, head) from None
-    finally:
-        response.close()
-    return _Answer(status, head, body, False)
+
+
+def _chunks(stream: BinaryIO) -> bytes:
+    """A chunked body to its very end: trailer fields, which are discarded, and an empty line (RFC 9112, 7.1)."""
+    body = bytearray()
+    while size := _chunk_size(stream, len(body)):
+        chunk = stream.read(min(size, MAX_RESPONSE) + 2)  # who promises a terabyte is not believed
+        body += chunk[:size]
+        if len(chunk) < size + 2:
+            raise _cut_off(len(body))
+        if chunk[size:] != b"\r\n":
+            raise Failed("the answer is malformed: a chunk is longer than its size says")
+    while (line := stream.readline(MAX_HEAD)) != b"\r\n":
+        if not line.endswith(b"\n"):
+            raise _cut_off(len(body))
+    return bytes(body)
+
+
+def _chunk_size(stream: BinaryIO, so_far: int) -> int:
+    line = stream.readline(MAX_HEAD)
+    match = CHUNK_SIZE.fullmatch(line)
+    if match is None:
+        raise Failed("the answer is malformed: a chunk has no size") if line.endswith(b"\n") else _cut_off(so_far)
+    return int(match[1], 16)
+
+
+def _cut_off(so_far: int) -> Failed:
+    return Failed(f"the answer ended after {so_far} bytes of its body")

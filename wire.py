@@ -80,7 +80,8 @@ class Answer:
     """What a handler returns. `body` is JSON unless it is bytes; `then` runs after it has been sent.
 
     `stream`, when given, gets the connection after the head, as a function that sends bytes, and ends it by
-    returning. `raw` instead of anything else gets the connection with nothing sent on it.
+    returning. `raw` instead of anything else gets the connection with nothing sent on it. `release` runs in the end,
+    whatever has become of all that.
     """
 
     def __init__(
@@ -92,9 +93,10 @@ class Answer:
         then: Callable[[], None] | None = None,
         stream: Callable[[Callable[[bytes], None]], None] | None = None,
         raw: Callable[[socket.socket], None] | None = None,
+        release: Callable[[], None] | None = None,
     ) -> None:
         self.status, self.body, self.headers, self.type = status, body, dict(headers or {}), type
-        self.then, self.stream, self.raw = then, stream, raw
+        self.then, self.stream, self.raw, self.release = then, stream, raw, release
 
     def encoded(self) -> bytes:
         """The body as it is sent."""

@@ -170,7 +170,7 @@ class Workers:
 
     def _summon(self, pace: str) -> None:
         """Wake or start a worker for a queue, if the queue has a place left."""
-        if not self._running or self._busy[pace] + self._coming >= self._places[pace]:
+        if not (self._running or pace == LATE) or self._busy[pace] + self._coming >= self._places[pace]:
             return
         if self._idle:
             self._idle.pop().wake.release()
@@ -178,7 +178,11 @@ class Workers:
             worker = _Worker()
             self._workers.add(worker)
             name = f"worker {next(self._number)}"
-            threading.Thread(target=self._work, args=(worker,), name=name, daemon=True).start()
+            try:
+                threading.Thread(target=self._work, args=(worker,), name=name, daemon=True).start()
+            except RuntimeError:  # the system has no thread left: the overseer calls again
+                self._workers.discard(worker)
+                return
         else:
             return
         self._coming += 1
@@ -202,12 +206,14 @@ class Workers:
     def _next(self, worker: _Worker) -> list[Trip]:
         """Wait for work, with the lock let go of; nothing when this worker is to end."""
         worker.place = ""
-        while self._running:
+        while self._running or self._late:  # at shutdown, what has been posted is read
             trips = self._pick(worker)
             if trips:
                 self.call()  # each who finds work sees that what is left has somebody, too
                 self.wake_overseer()
                 return trips
+            if not self._running:
+                break
             self._idle.append(worker)
             self._lock.release()
             woken = worker.wake.acquire(timeout=SPARE_SECONDS)
@@ -224,10 +230,12 @@ class Workers:
 
     def _pick(self, worker: _Worker) -> list[Trip]:
         """Work from the first queue that has some and a place left."""
-        if self._late:
+        if self._late and self._busy[LATE] < self._places[LATE]:
             worker.place = LATE
             self._busy[LATE] += 1
             return [self._late.popleft()]
+        if not self._running:
+            return []
         for pace, queue in self._queues.items():
             if (
                 queue
@@ -299,6 +307,8 @@ class Workers:
         if late:
             with self._lock:
                 self._late.extend(late)
+                for trip in late:
+                    trip.lane.window = 1  # it was quick, and may hang from now on: no more of it
                 self.call()
         return [trip for trip in trips if not trip.call and not trip.exchange]
 
@@ -354,7 +364,8 @@ class Workers:
         now = time.monotonic()
         late = {QUICK: now - PATIENCE, NEW: now - TRIAL}
         for worker in list(self._workers):
-            if 0.0 < worker.began < late.get(worker.place, 0.0) and self._busy[LATE] < self._places[LATE]:
+            room = self._busy[LATE] < self._places[LATE] or worker.place == QUICK and len(self._workers) < MAX_THREADS
+            if room and 0.0 < worker.began < late.get(worker.place, 0.0):
                 pace, worker.place = worker.place, LATE
                 self._busy[pace] -= 1
                 self._busy[LATE] += 1

@@ -372,6 +372,19 @@ def test_what_was_cancelled_is_said_in_one_line_and_forgotten_by_a_redelivery(tm
         assert "error" not in desk.find(first).to_json()
 
 
+def test_what_was_accepted_for_a_new_registration_is_not_cancelled_by_the_end_of_the_old_one(desk: Desk) -> None:
+    blocking = Blocking()
+    with held(blocking.gate):
+        desk.answer = blocking
+        desk.trigger()
+        desk.store.unregister(URL, EVENT, lambda _: None)
+        desk.register(URL, EVENT)
+        accepted = desk.trigger()
+        desk.office.cancel(URL, EVENT)
+        assert accepted.state == PENDING
+    assert desk.settled(accepted, 1).state == DELIVERED
+
+
 def test_an_attempt_that_fails_after_the_unregistration_is_not_tried_again(desk: Desk) -> None:
     blocking = Blocking(exchange(503))
     with held(blocking.gate):
@@ -754,10 +767,43 @@ def test_a_note_tells_the_state_of_an_attempt_that_a_compaction_has_met_half_way
     note = messages.attempt_record(delivery, delivery.attempts[0])
     desk.stop()
     delivery.state = DELIVERING
-    records = [messages.message_record(delivery.message, [URL]), *messages.delivery_records(delivery), note]
+    known = [*messages.attempt_records(delivery), messages.state_record(delivery)]
+    records = [messages.message_record(delivery.message, [URL]), *known, note]
     desk.journal.path.write_bytes(b"".join(records))
     desk.open(desk.folder)
     assert (desk.find(delivery).state, len(desk.find(delivery).attempts)) == (DELIVERED, 1)
+
+
+def test_a_compacted_journal_forgets_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ended last is remembered longest, though its message is the oldest."""
+    before, after = history.History(), history.History()
+    old, new = (messages.Message(f"msg_{number:024}", EVENT, 1.0, b'{"event": "e", "data": 1}') for number in range(2))
+    for message in (old, new):
+        before.add(message, [URL])
+    for delivery in (*new.deliveries, *old.deliveries):
+        assert delivery
+        before.finish(delivery, DELIVERED)
+    monkeypatch.setattr(history, "HISTORY", 1)
+    for record in before.records():
+        after.replay(json.loads(record))
+    assert [after.find(f"dlv_{number:024}_0") is not None for number in range(2)] == [True, False]
+
+
+def test_a_redelivery_that_came_too_late_takes_no_retries_away_after_a_restart(desk: Desk) -> None:
+    """It was accepted when the retry had just become due: that was its attempt."""
+    desk.answer = exchange(503)
+    delivery = desk.settled(desk.trigger(), 1)
+    desk.pass_time(10)
+    desk.settled(delivery, 2)
+    note = messages.attempt_record(delivery, delivery.attempts[1])
+    desk.stop()
+    file = desk.folder / "deliveries.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    place = lines.index(note)
+    file.write_bytes(b"".join([*lines[:place], messages.change_record(delivery, redeliver=True), *lines[place:]]))
+    desk.open(desk.folder)
+    delivery = desk.find(delivery)
+    assert (delivery.state, delivery.manual) == (RETRYING, False)
 
 
 def test_the_overseer_closes_what_is_idle(desk: Desk) -> None:
@@ -999,6 +1045,15 @@ def test_a_ninth_stream_is_503(pair: Pair) -> None:
     finally:
         for client in clients:
             client.close()
+
+
+def test_a_stream_that_never_began_takes_no_place(pair: Pair) -> None:
+    for _ in range(9):
+        with pair.client() as client:
+            client.send(request("HEAD", "/deliveries/stream"))
+            assert client.receive(head=True).status == 200
+    with pair.client() as client:
+        _open_stream(client)
 
 
 def _open_stream(client: Client) -> bytes:

@@ -155,7 +155,8 @@ def test_records_are_one_line_of_json_each(error: str | None) -> None:
         messages.message_record(delivery.message, ["http://example.com/hook", ""]),
         messages.attempt_record(delivery, attempt),
         messages.change_record(delivery, state="failed", error=error),
-        *messages.delivery_records(delivery),
+        *messages.attempt_records(delivery),
+        messages.state_record(delivery),
     ]
     for record in records:
         assert record.endswith(b"\n") and record.count(b"\n") == 1

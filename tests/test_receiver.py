@@ -22,6 +22,7 @@ from messages import sign
 from receiver import TOLERANCE, Receiver, confirm_ping, main, verify
 from server import Server
 from transport import Transport, request_head
+from wire import Request
 
 PATH = "/webhook-receiver"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the example of the Standard Webhooks specification
@@ -130,6 +131,19 @@ def test_a_duplicate_is_marked_too_where_another_success_was_asked_for(
 def test_a_signature_that_is_not_looked_at_is_mentioned(port: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert post(port, 1, webhook_signature="v1,AAAA").status == 204
     assert "no --secret here to verify it with" in capsys.readouterr().out
+
+
+def test_an_id_counts_as_seen_when_its_answer_has_gone_out() -> None:
+    said: list[str] = []
+    it = Receiver(say=lambda *lines: said.extend(lines))
+    head = {"content-type": "application/json", "webhook-id": "msg_1"}
+    asked = Request("POST", PATH, PATH, {}, head, "localhost", "127.0.0.1", b"1")
+    it.receive(asked)  # and the connection breaks
+    answer = it.receive(asked)
+    assert "duplicate" not in said[-1] and answer.then
+    answer.then()
+    it.receive(asked)
+    assert "duplicate" in said[-1]
 
 
 def test_the_ids_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -857,3 +857,43 @@ def test_no_file_is_open_when_it_is_replaced(
     grown.commit(record(100), nothing)
     assert replaced == ["webhooks.secrets.json", "webhooks.json", "deliveries.jsonl"]
     assert numbers(grown.path) == list(range(101))
+
+
+# --- a removal that the disk has not agreed to --------------------------------------------------------------------
+
+
+def test_a_webhook_counts_until_the_disk_has_agreed_to_its_end(tmp_path: Path) -> None:
+    """Else deliveries that wait would be cancelled for an unregistration that is then refused."""
+    url, seen, refuse = "http://a.example/", list[tuple[bool, bool]](), [True]
+
+    def fsync(descriptor: int) -> None:
+        seen.append((store.registered(url, "e"), store.has(url)))
+        if refuse[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = WebhookStore(tmp_path / "webhooks.json", fsync=os.fsync)
+    store.register(url, ["e"], None, anyone)
+    store.close()
+    refuse[0] = False
+    store = WebhookStore(tmp_path / "webhooks.json", fsync=fsync)
+    refuse[0] = True
+    with pytest.raises(StoreError):
+        store.unregister(url, "e", anyone)
+    assert store.registered(url, "e") and seen
+    refuse[0] = False
+    assert store.unregister(url, "e", anyone) == 1
+    assert set(seen) == {(True, True)} and not store.registered(url, "e") and not store.has(url)
+    store.close()
+
+
+def test_a_secret_without_a_webhook_stays_when_its_registration_is_refused(tmp_path: Path, disk: Disk) -> None:
+    file = tmp_path / "webhooks.secrets.json"
+    file.write_text('{"http://typo.example/": "whsec_old"}')
+    store = WebhookStore(tmp_path / "webhooks.json", fsync=disk)
+    disk.fail()
+    with pytest.raises(StoreError):
+        store.register("http://typo.example/", ["e"], None, anyone)
+    disk.mend()
+    store.register("http://b.example/", ["e"], "whsec_new", anyone)
+    store.close()
+    assert json.loads(file.read_text()) == {"http://typo.example/": "whsec_old", "http://b.example/": "whsec_new"}

@@ -217,3 +217,9 @@ def test_a_terminal_that_stands_still_holds_up_no_delivery(tmp_path: Path, liste
                 listener.next()
         finally:
             exposee.kill()
+
+
+def test_a_hostile_body_costs_a_transcript_no_time() -> None:
+    began = time.process_time()
+    transcript("< ", b"POST / HTTP/1.1\r\n\r\n" + b"a" * 32_700)
+    assert time.process_time() - began < 0.5

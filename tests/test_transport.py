@@ -139,6 +139,35 @@ def test_a_fresh_connection_is_not_replaced(transport: Transport, listener: List
     assert listener.connections == 1
 
 
+def test_in_two_steps_the_replacement_is_a_fresh_connection(transport: Transport, listener: Listener) -> None:
+    """Others that are idle have probably died as well."""
+    together = threading.Barrier(3)
+
+    def answer_together(connection: socket.socket) -> None:
+        together.wait(SECONDS)
+        connection.sendall(NO_CONTENT)
+
+    listener.answer = answer_together
+    senders = [threading.Thread(target=post, args=(transport, listener.url())) for _ in range(3)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join(SECONDS)
+    assert listener.connections == 3
+    listener.answer = then_close(b"")
+    call = transport.post(listener.url(), request_head("POST", listener.url()) + BODY, SECONDS)
+    assert call is not None
+    assert transport.finish(call).error == "the connection was closed without an answer"
+    assert (listener.connections, listener.requests.qsize()) == (4, 3 + 2)
+
+
+@pytest.mark.parametrize("value", [b"x" + b" " * 60_000 + b"x", b" " * 30_000 + b"\r x", b" \t" * 30_000])
+def test_a_hostile_retry_after_costs_no_time(value: bytes) -> None:
+    began = time.process_time()
+    assert retry_after(b"HTTP/1.1 503 -\r\nRetry-After:" + value + b"\r\n", 0.0) == 0.0
+    assert time.process_time() - began < 0.5
+
+
 def test_nothing_is_sent_again_once_an_answer_has_begun(transport: Transport, listener: Listener) -> None:
     listener.answer = in_order(NO_CONTENT, then_close(b"H"), NO_CONTENT)
     post(transport, listener.url())
@@ -220,6 +249,10 @@ ANSWERS: dict[str, tuple[bytes, int, bytes, bool | None]] = {  # answer, status,
     "leftovers after no content": (NO_CONTENT + b"left over", 204, b"", False),
     "leftovers after a length": (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok!", 200, b"ok", False),
     "chunked": (CHUNKED + b"3;x=y\r\nhel\r\n2\r\nlo\r\n0\r\nTrailer: t\r\n\r\n", 200, b"hello", None),
+    "chunked, 150 fields": (
+        CHUNKED[:-2] + b"X: y\r\n" * 150 + b"\r\n2\r\nhe\r\n0\r\n\r\n", 200, b"he", None
+    ),
+    "a field in two lines": (b"HTTP/1.1 200 OK\r\nX: a,\r\n\tb\r\nContent-Length: 2\r\n\r\nok", 200, b"ok", True),
     "chunked, error status": (CHUNKED.replace(b"200", b"503") + b"0\r\n\r\n", 503, b"", None),
     "the same length twice": (
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", 200, b"ok", None
@@ -266,7 +299,18 @@ FAULTS: dict[str, tuple[bytes | Behaviour, int, str]] = {  # answer, status, wha
     "absurd chunk": (then_close(CHUNKED + b"7fffffffffffff\r\nx"), 200, "the answer"),
     "chunked, cut": (then_close(CHUNKED + b"5\r\nhel"), 200, "ended after"),
     "chunked, no last chunk": (then_close(CHUNKED + b"2\r\nhe\r\n"), 200, "ended after"),
-    "chunked, no size": (then_close(CHUNKED + b"zz\r\nhe\r\n0\r\n\r\n"), 200, "ended after"),
+    "chunked, no size": (then_close(CHUNKED + b"zz\r\nhe\r\n0\r\n\r\n"), 200, "has no size"),
+    "chunked, a size with a sign": (then_close(CHUNKED + b"-0\r\n\r\n"), 200, "has no size"),
+    "chunked, a size with 0x": (then_close(CHUNKED + b"0x2\r\nhe\r\n0\r\n\r\n"), 200, "has no size"),
+    "chunked, longer than its size": (then_close(CHUNKED + b"2\r\nhello\r\n0\r\n\r\n"), 200, "longer than its size"),
+    "chunked, cut in the last size": (then_close(CHUNKED + b"2\r\nhe\r\n0"), 200, "ended after 2 bytes"),
+    "chunked, cut before the last line": (then_close(CHUNKED + b"2\r\nhe\r\n0\r\n"), 200, "ended after 2 bytes"),
+    "chunked, cut in the trailer": (then_close(CHUNKED + b"2\r\nhe\r\n0\r\nT: 1\r\n"), 200, "ended after 2 bytes"),
+    "chunked, and coded otherwise": (
+        then_close(CHUNKED.replace(b"chunked", b"gzip, chunked") + b"2\r\nhe\r\n0\r\n\r\n"), 200, "malformed"
+    ),
+    "a space before the colon": (then_close(CHUNKED.replace(b"g:", b"g :") + b"0\r\n\r\n"), 200, "malformed"),
+    "a length in two lines": (then_close(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n 0\r\n\r\nok"), 200, "malformed"),
     "two lengths": (
         then_close(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 5\r\n\r\nok123"), 200, "malformed"
     ),

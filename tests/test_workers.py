@@ -257,6 +257,63 @@ def test_a_burst_for_a_quick_receiver_gets_connections_of_its_own(pair: Pair, li
     assert 2 <= listener.connections <= WINDOW + workers.QUICK_PLACES
 
 
+def test_receivers_that_were_quick_and_hang_take_a_thread_each_and_no_more(tmp_path: Path, listener: Listener) -> None:
+    """A quick receiver has 16 attempts in its window: they do not all wait for it."""
+
+    def count() -> int:
+        return sum(thread.name.startswith("worker ") for thread in threading.enumerate())
+
+    with Pair(tmp_path, timeout=2.0, schedule=(3_600,)) as pair:
+        urls = [listener.url(f"/{number}") for number in range(10)]
+        for url in urls:
+            pair.register(url, EVENT)
+        for number in range(6):
+            pair.trigger(EVENT, number, Prefer="wait=5")
+        listener.answer = listener.hang
+        with pair.client() as client:
+            for number in range(WINDOW):
+                _trigger(client, number)
+        eventually(lambda: pair.office.counts()["under_way"] >= 10)
+        most = 0
+        while pair.office.counts()["under_way"]:  # until all have timed out
+            most = max(most, count())
+            time.sleep(0.01)
+        assert most < 80, "of 160 that could have been under way"
+
+
+def test_what_is_late_at_a_shutdown_is_read(tmp_path: Path, listener: Listener) -> None:
+    def late(connection: socket.socket) -> None:
+        threading.Event().wait(0.2)
+        connection.sendall(NO_CONTENT)
+
+    with Pair(tmp_path) as pair:
+        pair.register(listener.url(), EVENT)
+        for number in range(6):
+            pair.trigger(EVENT, number, Prefer="wait=5")
+            listener.next()
+        threading.Event().wait(0.05)  # the workers are idle
+        listener.answer = late
+        message = pair.trigger(EVENT, "late").json()["id"]
+        listener.next()
+        assert pair.office.close(SECONDS / 2) == 0
+        (delivery,) = pair.office.deliveries(lambda d: d.message.id == message, 1)
+        assert delivery.state == DELIVERED
+
+
+def test_a_thread_that_the_system_refuses_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, refusals = threading.Thread.start, iter([True, True])
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("worker ") and next(refusals, False):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with Desk(tmp_path, URL) as desk:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        assert desk.settled(desk.trigger(), 1).state == DELIVERED
+        assert desk.office.counts() == {"waiting": 0, "under_way": 0}
+
+
 def test_a_new_connection_that_is_reset_is_a_failed_attempt_and_not_sent_again(pair: Pair, listener: Listener) -> None:
     """Only one that was kept open may have died while it was idle."""
     listener.answer = b"HTTP/1.1 204 -\r\nConnection: close\r\n\r\n"
