@@ -223,17 +223,20 @@ def _standard_mistakes(
     yield from _explain(given, mistakes)
 
 
-def _reserialised(body: bytes) -> Iterator[tuple[str, bytes]]:
+def _reserialised(body: bytes) -> list[tuple[str, bytes]]:
     """The body as it may have been before somebody parsed it and wrote it again."""
     try:
         value = json.loads(body)
-    except (ValueError, RecursionError):
-        return
+        forms = {
+            "spaces left out": json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode(),
+            "spaces put in": json.dumps(value, ensure_ascii=False).encode(),
+            "keys sorted": json.dumps(value, separators=(",", ":"), sort_keys=True).encode(),
+            "indented": json.dumps(value, indent=2, ensure_ascii=False).encode(),
+        }
+    except (ValueError, RecursionError):  # it is no JSON, or has what cannot be written: half of a character, say
+        return []
     why = "the body was parsed and written again on the way ({}): sign and verify the raw bytes"
-    yield why.format("spaces left out"), json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
-    yield why.format("spaces put in"), json.dumps(value, ensure_ascii=False).encode()
-    yield why.format("keys sorted"), json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
-    yield why.format("indented"), json.dumps(value, indent=2, ensure_ascii=False).encode()
+    return [(why.format(how), form) for how, form in forms.items()]
 
 
 def _explain(given: list[str], mistakes: Mapping[str, str]) -> list[str]:

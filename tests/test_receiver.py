@@ -309,9 +309,12 @@ def test_an_old_request_without_its_standard_signature_is_not_a_new_one() -> Non
     assert not check.good and "webhook-signature is missing" in check.reasons[0]
 
 
-@pytest.mark.parametrize("body", [b"{", b""])
+@pytest.mark.parametrize(
+    "body", [b"{", b"", b"\xff", b'"\\udfff\\ud800"', b"[" * 900 + b"]" * 900, b"1" * 5_000, b"NaN"]
+)
 def test_a_signature_is_verified_before_anything_reads_the_body(body: bytes, verifying: int) -> None:
     assert post(verifying, body).status == 401
+    assert post(verifying, body, webhook_signature="v1,AAAA", webhook_id=ID, webhook_timestamp=str(TIME)).status == 401
     with Client(verifying) as client:
         assert client.ask(request("POST", PATH)).status == 401
 
