@@ -218,7 +218,7 @@ class Exposee:
                 send("".join(lines).encode() or b": nothing new\n\n")
                 time.sleep(STREAM_PAUSE if len(news) < WATCH_BATCH else BURST_PAUSE)
 
-        def release() -> None:
+        def release(sent: bool) -> None:
             self._office.watchers.unwatch(watcher)
 
         fields = {"Cache-Control": "no-store"}

@@ -75,11 +75,13 @@ class Receiver:
             self._say(line, *asked)
             return answer
         message_id = request.headers.get("webhook-id", "")
-        if message_id in self._seen:
+        if message_id and self._is_duplicate(message_id):
             line += f" (duplicate: {message_id} was acknowledged before)"
+        else:
+            answer.release = lambda sent: None if sent else self._forget(message_id)
         self._say(line, *asked)
-        is_ping = isinstance(payload, dict) and payload.get("event") == "ping"
-        answer.then = lambda: self._answered(message_id, is_ping)
+        if isinstance(payload, dict) and payload.get("event") == "ping":
+            answer.then = self._confirm
         return answer
 
     def _verify(self, request: Request) -> str:
@@ -95,15 +97,20 @@ class Receiver:
             raise Problem(401, "the signature does not verify; the receiver's terminal says why")
         return f" ({check.reasons[0]})"
 
-    def _answered(self, message_id: str, is_ping: bool) -> None:
-        """The sender has its 2xx: from now on this id is a duplicate."""
+    def _is_duplicate(self, message_id: str) -> bool:
+        """Whether this id was acknowledged before; it counts as acknowledged from now on."""
         with self._lock:
-            if message_id:
-                self._seen[message_id] = None
+            if message_id in self._seen:
+                return True
+            self._seen[message_id] = None
             if len(self._seen) > SEEN:
                 self._seen.popitem(last=False)
-        if is_ping and self._confirm:
-            self._confirm()
+            return False
+
+    def _forget(self, message_id: str) -> None:
+        """The sender did not get its answer, and will send this again."""
+        with self._lock:
+            self._seen.pop(message_id, None)
 
     def _behaviour(self, request: Request) -> Answer | None:
         """The misbehaviour that the URL asks for, unless it has had enough of it."""

@@ -102,11 +102,13 @@ class _Handler(BaseHTTPRequestHandler):
             answer = problem_answer(Problem(408, late))
         except EOFError:
             return  # hung up in the middle of a request: nobody is there to be answered
+        sent = False
         try:
             self._answer(answer)
+            sent = True
         finally:
             if answer.release:
-                answer.release()
+                answer.release(sent)
         if self.close_connection and not answer.raw:
             self._linger()
 

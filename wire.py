@@ -81,7 +81,7 @@ class Answer:
 
     `stream`, when given, gets the connection after the head, as a function that sends bytes, and ends it by
     returning. `raw` instead of anything else gets the connection with nothing sent on it. `release` runs in the end,
-    whatever has become of all that.
+    whatever has become of all that, and is told whether the answer was sent.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Answer:
         then: Callable[[], None] | None = None,
         stream: Callable[[Callable[[bytes], None]], None] | None = None,
         raw: Callable[[socket.socket], None] | None = None,
-        release: Callable[[], None] | None = None,
+        release: Callable[[bool], None] | None = None,
     ) -> None:
         self.status, self.body, self.headers, self.type = status, body, dict(headers or {}), type
         self.then, self.stream, self.raw, self.release = then, stream, raw, release
