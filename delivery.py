@@ -195,15 +195,13 @@ class PostOffice:
             lane = self._lanes.get(url)
             if lane is None:
                 return
-            of_it = [
-                d
-                for d in (*lane.waiting, *lane.retrying)
-                if event in (None, d.message.event) and not self._store.registered(url, d.message.event)
-            ]  # else somebody has registered it anew meanwhile
-            for delivery in of_it:
+            of_it = [d for d in (*lane.waiting, *lane.retrying) if event in (None, d.message.event)]
+            # what somebody has registered anew meanwhile stays
+            gone = [d for d in of_it if not self._store.registered(url, d.message.event)]
+            for delivery in gone:
                 self._end(delivery, CANCELLED, "unregistered")
-            if of_it:
-                self._log(f"{event or 'all'} -> {url}: unregistered, {len(of_it)} waiting cancelled")
+            if gone:
+                self._log(f"{event or 'all'} -> {url}: unregistered, {len(gone)} waiting cancelled")
             self._unplan(sum(d.state == CANCELLED for d in lane.retrying))
             lane.waiting = deque(d for d in lane.waiting if d.state != CANCELLED)
             lane.retrying = {d for d in lane.retrying if d.state != CANCELLED}

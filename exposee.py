@@ -367,7 +367,7 @@ def store_path(value: str) -> Path:
     return path
 
 
-def workers(value: str) -> int:
+def worker_count(value: str) -> int:
     if not re.fullmatch("[1-9][0-9]?", value) or int(value) > 64:
         raise argparse.ArgumentTypeError(f"{value!r} is not a number from 1 to 64")
     return int(value)
@@ -383,7 +383,7 @@ def parser() -> argparse.ArgumentParser:
     plan = ",".join(f"{delay:.0f}" for delay in RETRY_SCHEDULE)
     add("--retry-schedule", type=schedule, default=plan, help="seconds between attempts, by commas; '' for one only")
     add("--timeout", type=seconds, default=10.0, help="seconds for one attempt")
-    add("--workers", type=workers, default=QUICK_PLACES, metavar="N", help="workers for quick ones")
+    add("--workers", type=worker_count, default=QUICK_PLACES, metavar="N", help="workers for quick ones")
     add("--token", help="opens the lists to strangers who carry it; or EXPOSEE_TOKEN, which ps does not show")
     add("--allow-private", action="store_true", help="strangers may register private addresses (one Wi-Fi)")
     add("--raw", action="store_true", help="print every exchange as it was on the wire")

@@ -78,7 +78,7 @@ class Receiver:
         if message_id and self._is_duplicate(message_id):
             line += f" (duplicate: {message_id} was acknowledged before)"
         else:
-            answer.release = lambda sent: None if sent else self._forget(message_id)
+            answer.release = lambda sent: None if sent else self._forget(message_id)  # it will come again
         self._say(line, *asked)
         if isinstance(payload, dict) and payload.get("event") == "ping":
             answer.then = self._confirm
@@ -108,7 +108,7 @@ class Receiver:
             return False
 
     def _forget(self, message_id: str) -> None:
-        """The sender did not get its answer, and will send this again."""
+        """It was not acknowledged after all: the answer could not be sent."""
         with self._lock:
             self._seen.pop(message_id, None)
 

@@ -211,6 +211,7 @@ class WebhookStore:
             self._leaving = frozenset()
 
     def _replace_files(self) -> None:
+        """Write what the group has changed; when the disk refuses, take it back."""
         try:
             if "a new secret" in self._changed or self._stale_secrets:
                 self._replace_secrets({**self._secrets_before, **self._secrets})  # an entry never lacks its secret
