@@ -1,40 +1,45 @@
-"""Connections: opened to addresses that the guard has passed, kept open, and never outwaiting a deadline.
+"""Connections to receivers: a name is resolved, its addresses are judged, a socket is opened, and kept open afterwards.
 
-Left out on purpose: racing an address against the next one (RFC 8305). An address that does not answer leaves
-half of the time to the next.
+Nothing here blocks. What takes time is a generator that yields what it waits for, and its driver, a sender or a test,
+resumes it: `connection, READ` or `connection, WRITE` for a socket, a Future for a name.
+
+Left out on purpose: racing an address against the next one (RFC 8305). An address that does not answer leaves half of
+the time to the next.
 """
 
 from __future__ import annotations
 
 import errno
 import functools
+import math
 import os
+import queue
+import selectors
 import socket
 import ssl
 import threading
+import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from addresses import Guard, literal, spelled
 
-MAX_RESPONSE = 1_048_576  # bytes of a whole response: nobody acknowledges a webhook with more
-KEPT_RESPONSE = 4_096  # bytes of a response that an Exchange keeps, for people to look at
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 KEPT_OPEN = 256  # idle connections in all: each is a file descriptor, of which a process often has 1,024
 IDLE_SECONDS = 30.0  # after which an idle connection is closed: most servers close an idle connection after 5 to 75 s
-RESOLVERS = 64  # names being resolved at once; a resolver that hangs cannot be interrupted, only abandoned
-CHUNK = 16_384  # bytes to read at once; with 64 KiB the threads of a fan-out keep three MiB more
+PROMPT = 1.0  # seconds: a name that took longer to resolve may take a thread for long
+RESOLVERS = {"prompt": 3, "new": 6, "slow": 2}  # threads for the names of each kind
+REMEMBERED = 10_000  # names whose kind is remembered
 
 
 class Failed(Exception):
-    """This attempt has failed; str() is the one line that says why. `status` and `head` if they had come."""
-
-    def __init__(self, reason: str, status: int = 0, head: bytes = b"") -> None:
-        super().__init__(reason)
-        self.status, self.head = status, head
+    """This attempt has failed; str() is the one line that says why."""
 
 
-_Target = tuple[int, tuple[Any, ...]]  # an address family, and an address as socket.connect takes it
+class NextAddress(OSError):
+    """Thrown into a generator whose address has had its share of the time: see `Pool.out_of_patience`."""
 
 
 class Origin(NamedTuple):
@@ -45,202 +50,201 @@ class Origin(NamedTuple):
 
 @functools.lru_cache(8_192)
 def origin_of(url: str) -> Origin:
-    """The scheme, host and port that a URL is sent to."""
+    """The scheme, host and port that a URL is sent to. ValueError for a URL that has none."""
     parts = urllib.parse.urlsplit(url)
-    return Origin(parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("not an http or https URL")
+    return Origin(parts.scheme, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
 
 
-class Link:
-    """A connection that counts, keeps and limits what comes, and that never outwaits its deadline."""
+class Connection:
+    """A socket to a receiver, in the selector for as long as it is open.
 
-    def __init__(self, origin: Origin, sock: socket.socket, clock: Callable[[], float]) -> None:
-        self.origin, self.sock, self._clock = origin, sock, clock
-        self.idle_since = 0.0
-        self.kept_open = False  # whether it has been used before
-        self._timeout: float | None = None  # what the socket's timeout was set to last
-        self.begin(0.0)
+    `waiter` is what its events resume, None while it is idle; `events` is what it is registered for.
+    """
 
-    def begin(self, deadline: float) -> None:
-        """A new exchange begins, which has to be over by `deadline`."""
-        self.deadline, self.received, self.kept = deadline, 0, b""
-        self.unread = b""  # received, but given back by a reader who could not make a whole response of it yet
+    __slots__ = ("origin", "sock", "events", "waiter", "used")
 
-    def send(self, data: bytes) -> None:
-        self._set_timeout(self.left())
-        self.sock.sendall(data)  # its timeout is for the whole of the data
+    def __init__(self, origin: Origin, sock: socket.socket) -> None:
+        self.origin, self.sock = origin, sock
+        self.events, self.waiter = WRITE, None  # type: int, Any
+        self.used = False  # whether an exchange has been completed on it
 
-    def post(self, data: bytes) -> bool:
-        """Send without waiting; False when the connection did not take all of it at once."""
-        self._set_timeout(0.0)
-        try:
-            return self.sock.send(data) == len(data)
-        except OSError:
-            return False
+    def has_data(self) -> bool:
+        """Whether there is something to read that no selector tells of: TLS has decrypted it already."""
+        return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
 
-    def receive(self) -> bytes:
-        """What has come, b"" at the end of the stream. TimeoutError or BlockingIOError at the deadline."""
-        if self.unread:
-            data, self.unread = self.unread, b""
-            return data
-        if self._timeout:
-            self._set_timeout(self.left())
-        try:
-            data = self.sock.recv(CHUNK)
-        except BlockingIOError:  # after `post` the first try does not wait: often the answer has come meanwhile
-            self._set_timeout(self.left())
-            data = self.sock.recv(CHUNK)
-        self.received += len(data)
-        if len(self.kept) < KEPT_RESPONSE:
-            self.kept += data[: KEPT_RESPONSE - len(self.kept)]
-        if self.received > MAX_RESPONSE:
-            raise Failed(f"the answer is longer than {MAX_RESPONSE:,} bytes")
-        return data
 
-    def left(self) -> float:
-        """Seconds until the deadline; 0.0 after it, with which a socket takes only what is there already."""
-        return max(0.0, self.deadline - self._clock())
-
-    def _set_timeout(self, seconds: float) -> None:
-        if seconds or self._timeout != 0.0:  # each costs a system call
-            self.sock.settimeout(seconds)
-            self._timeout = seconds
-
-    def is_idle(self) -> bool:
-        """Whether nothing has come since the last response: else it is closed, or out of step with us."""
-        self._set_timeout(0.0)
-        try:
-            socket.socket.recv(self.sock, 1, socket.MSG_PEEK)  # the plain recv, also for TLS, which cannot peek
-        except (BlockingIOError, InterruptedError):
-            return True
-        except OSError:
-            pass
-        return False
-
-    def close(self) -> None:
-        self.sock.close()
+Wait = tuple[Connection, int] | Future[Any]
+Addresses = list[tuple[int, tuple[Any, ...]]]  # families, and addresses as socket.connect takes them
 
 
 class Pool:
-    """Connections that are open and unused, by origin."""
+    """The connections of one sender thread: no other thread may touch them. `guard` None lets every address pass."""
 
-    def __init__(self, guard: Guard | None, clock: Callable[[], float]) -> None:
-        self._guard, self._clock = guard, clock
-        self._lock = threading.Lock()  # guards the two below
-        self._idle: dict[Origin, list[Link]] = {}  # the most recently used last
-        self._count = 0
-        self._resolvers = threading.BoundedSemaphore(RESOLVERS)
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        resolver: Resolver,
+        guard: Guard | None = None,
+        kept_open: int = KEPT_OPEN,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.selector, self._resolver, self._guard = selector, resolver, guard
+        self._kept_open, self._clock = kept_open, clock
+        self._connecting: dict[Connection, float] = {}  # until when, if there is another address to try
+        self._idle: dict[Connection, float] = {}  # since when; the first has been idle longest
+        self._by_origin: dict[Origin, list[Connection]] = {}  # the same, the most recently used last
 
-    def take(self, origin: Origin) -> Link | None:
-        while True:
-            with self._lock:
-                links = self._idle.get(origin)
-                if not links:
-                    return None
-                link = links.pop()
-                self._count -= 1
-                if not links:
-                    del self._idle[origin]
-            if self._clock() - link.idle_since < IDLE_SECONDS and link.is_idle():
-                return link
-            link.close()
+    def take(self, origin: Origin) -> Connection | None:
+        """An idle connection, if there is one."""
+        connections = self._by_origin.get(origin)
+        if not connections:
+            return None
+        connection = connections.pop()
+        if not connections:
+            del self._by_origin[origin]
+        del self._idle[connection]
+        return connection
 
-    def give_back(self, link: Link) -> None:
-        link.idle_since, link.kept_open = self._clock(), True
-        with self._lock:
-            self._idle.setdefault(link.origin, []).append(link)
-            self._count += 1
-            surplus = self._oldest() if self._count > KEPT_OPEN else None
-        if surplus is not None:
-            surplus.close()
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next request. It stays registered, so that its server's close is seen."""
+        connection.used = True
+        self.watch(connection, READ, None)
+        self._by_origin.setdefault(connection.origin, []).append(connection)
+        self._idle[connection] = self._clock()
+        if len(self._idle) > self._kept_open:
+            self.discard(next(iter(self._idle)))
 
-    def _oldest(self) -> Link:
-        """Remove one connection of the origin that was first to become idle."""
-        origin = next(iter(self._idle))
-        links = self._idle[origin]
-        self._count -= 1
-        oldest = links.pop(0)
-        if not links:
-            del self._idle[origin]
-        return oldest
+    def watch(self, connection: Connection, events: int, waiter: Any) -> None:
+        """Let these events resume `waiter`."""
+        connection.waiter = waiter
+        if connection.events != events:
+            connection.events = events
+            self.selector.modify(connection.sock, events, connection)
 
-    def close_idle(self, seconds: float) -> None:
-        """Close the connections that have been idle for so long: their servers have closed them, or soon will."""
-        until = self._clock() - seconds
-        with self._lock:
-            old = [link for links in self._idle.values() for link in links if link.idle_since <= until]
-            for link in old:
-                self._idle[link.origin].remove(link)
-            self._idle = {origin: links for origin, links in self._idle.items() if links}
-            self._count -= len(old)
-        for link in old:
-            link.close()
+    def look(self, connection: Connection) -> None:
+        """An idle connection became readable: it was closed or is out of step, unless only TLS had something to say."""
+        if connection not in self._idle:
+            return  # it was discarded a moment ago
+        try:
+            connection.sock.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return
+        except OSError:
+            pass
+        self.discard(connection)
 
-    def connect(self, origin: Origin, deadline: float) -> Link:
-        """A new connection to one of the addresses of `origin`, all of which the guard has judged."""
-        addresses = self._resolve(origin, deadline)
-        for tried, (family, address) in enumerate(addresses, 1):
-            left = deadline - self._clock()
-            if left <= 0:
-                raise TimeoutError
-            sock = socket.socket(family, socket.SOCK_STREAM)
+    def discard(self, connection: Connection) -> None:
+        """Close a connection, idle or not."""
+        if self._idle.pop(connection, None) is not None:
+            connections = self._by_origin[connection.origin]
+            connections.remove(connection)
+            if not connections:
+                del self._by_origin[connection.origin]
+        connection.waiter = None
+        self.selector.unregister(connection.sock)
+        connection.sock.close()
+
+    def close_idle(self, seconds: float = IDLE_SECONDS) -> float:
+        """Close what has been idle for so long. Returns when there will be something to close; infinity for never."""
+        while self._idle:
+            oldest, since = next(iter(self._idle.items()))
+            if since + seconds > self._clock():
+                return since + seconds
+            self.discard(oldest)
+        return math.inf
+
+    def next_address(self) -> float:
+        """The time when an address has had its share of the time; infinity for never."""
+        return min(self._connecting.values(), default=math.inf)
+
+    def out_of_patience(self, now: float) -> list[Any]:
+        """The waiters into which NextAddress is to be thrown: their address has had its share of the time."""
+        return [connection.waiter for connection, until in self._connecting.items() if until <= now]
+
+    # Opening
+
+    def connect(self, origin: Origin, deadline: float) -> Generator[Wait, None, Connection]:
+        """A new connection to one of the addresses of `origin`, all of which the guard has judged. OSError, Failed."""
+        addresses = yield from self._addresses(origin)
+        for number, (family, address) in enumerate(addresses, 1):
+            is_last = number == len(addresses)
+            until = math.inf if is_last else (self._clock() + deadline) / 2
             try:
-                # an address that does not answer leaves half of the time to the next one
-                sock.settimeout(left if tried == len(addresses) else left / 2)
-                sock.connect(address)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if origin.scheme == "https":
-                    sock.settimeout(max(0.001, deadline - self._clock()))
-                    sock = _tls().wrap_socket(sock, server_hostname=origin.host)
-                return Link(origin, sock, self._clock)
-            except BaseException as error:
-                sock.close()
-                if tried == len(addresses) or not isinstance(error, OSError) or isinstance(error, ssl.SSLError):
+                connection = yield from self._open(origin, family, address, until)
+                break
+            except TimeoutError:
+                raise
+            except OSError:
+                if is_last:
                     raise
-        raise Failed(f"{origin.host} has no address")
+        if origin.scheme == "https":
+            yield from self._start_tls(connection)
+        return connection
 
-    def _resolve(self, origin: Origin, deadline: float) -> list[_Target]:
+    def _addresses(self, origin: Origin) -> Generator[Wait, None, Addresses]:
         address = literal(origin.host.rstrip("."))
         if address is not None:
             family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-            found: list[_Target] = [(family, (str(address), origin.port))]
+            found: Addresses = [(family, (str(address), origin.port))]
         else:
-            found = self._look_up(origin, deadline)
+            future = self._resolver.look_up(origin.host)
+            if not future.done():
+                yield future
+            found = [(family, (host, origin.port, *more)) for family, (host, _, *more) in future.result()]
             if spelled(origin.host) == "loopback":  # Windows takes 2 s to find that nobody listens on ::1
                 found.sort(key=lambda target: target[0] != socket.AF_INET)
-        for _, (host, *_rest) in found if self._guard else []:
+        for _, (host, *_more) in found if self._guard else []:
             reason = self._guard and self._guard.refuse_address(origin.host, host)
             if reason:
                 raise Failed(f"not connected: {reason}")
+        if not found:
+            raise Failed(f"{origin.host} has no address")
         return found
 
-    def _look_up(self, origin: Origin, deadline: float) -> list[_Target]:
-        """getaddrinfo in a thread of its own, which is left behind when it outlasts the deadline."""
-        result: list[_Target] = []
-        failure: list[Exception] = []
-        done = threading.Event()
-
-        def look_up() -> None:
-            try:
-                found = socket.getaddrinfo(origin.host, origin.port, 0, socket.SOCK_STREAM)
-                result.extend((family, address) for family, _, _, _, address in found)
-            except (OSError, UnicodeError) as error:
-                failure.append(error)
-            finally:
-                self._resolvers.release()
-                done.set()
-
-        if not self._resolvers.acquire(timeout=max(0, deadline - self._clock())):
-            raise TimeoutError
+    def _open(
+        self, origin: Origin, family: int, address: tuple[Any, ...], until: float
+    ) -> Generator[Wait, None, Connection]:
+        connection = Connection(origin, socket.socket(family, socket.SOCK_STREAM))
+        connection.sock.setblocking(False)
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.selector.register(connection.sock, WRITE, connection)
         try:
-            threading.Thread(target=look_up, name=f"resolve {origin.host}", daemon=True).start()
-        except RuntimeError:  # no thread to be had
-            self._resolvers.release()
-            raise Failed("no thread is left to resolve the host name") from None
-        if not done.wait(max(0, deadline - self._clock())):
-            raise TimeoutError
-        if failure:
-            raise failure[0]
-        return result
+            problem = connection.sock.connect_ex(address)
+            if problem in (errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", problem)):
+                if until < math.inf:
+                    self._connecting[connection] = until
+                yield connection, WRITE
+                problem = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if problem:
+                raise OSError(problem, os.strerror(problem))
+            return connection
+        except BaseException:
+            self.discard(connection)
+            raise
+        finally:
+            self._connecting.pop(connection, None)
+
+    def _start_tls(self, connection: Connection) -> Generator[Wait, None, None]:
+        host = connection.origin.host.rstrip(".")  # a certificate has names without the root's dot
+        try:
+            connection.sock = _tls().wrap_socket(
+                connection.sock,
+                server_hostname=str(literal(host) or host),
+                do_handshake_on_connect=False,
+                suppress_ragged_eofs=False,  # else a connection that was cut looks like one that was closed
+            )
+            while True:
+                try:
+                    return connection.sock.do_handshake()
+                except ssl.SSLWantReadError:
+                    yield connection, READ
+                except ssl.SSLWantWriteError:
+                    yield connection, WRITE
+        except BaseException:
+            self.discard(connection)
+            raise
 
 
 @functools.cache
@@ -250,9 +254,64 @@ def _tls() -> ssl.SSLContext:
     return context
 
 
+class Resolver:
+    """Resolves names in threads of its own, as nothing can interrupt getaddrinfo. For all senders.
+
+    Names that were resolved promptly, names that were not, and new ones have threads of their own: names that hang
+    keep no other name that is known to resolve from its thread. The threads are daemons, which an exit does not wait
+    for; a ThreadPoolExecutor would.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards everything below
+        self._pending: dict[str, Future[Addresses]] = {}
+        self._kinds: dict[str, str] = {}  # of names; the first was looked up longest ago
+        self._queues: dict[str, queue.SimpleQueue[str]] = {kind: queue.SimpleQueue() for kind in RESOLVERS}
+        self._threads = dict.fromkeys(RESOLVERS, 0)
+
+    def look_up(self, host: str) -> Future[Addresses]:
+        """The addresses of a name, port 0. One look-up at a time for a name: all who ask meanwhile share it."""
+        with self._lock:
+            if host not in self._pending:
+                kind = self._kinds.get(host, "new")
+                if self._threads[kind] < RESOLVERS[kind]:
+                    name = f"resolve {kind} {self._threads[kind]}"
+                    threading.Thread(target=self._run, args=(kind,), name=name, daemon=True).start()
+                    self._threads[kind] += 1
+                self._pending[host] = Future()
+                self._queues[kind].put(host)
+            return self._pending[host]
+
+    def _run(self, kind: str) -> None:
+        while True:
+            host = self._queues[kind].get()
+            began = time.monotonic()
+            self._remember(host, "slow")  # until the opposite is shown
+            try:
+                found = socket.getaddrinfo(host, 0, 0, socket.SOCK_STREAM)
+                result: Addresses | Exception = [(family, address) for family, _, _, _, address in found]
+            except (OSError, UnicodeError) as error:
+                result = error
+            if time.monotonic() - began < PROMPT:
+                self._remember(host, "prompt")
+            with self._lock:
+                future = self._pending.pop(host)
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+    def _remember(self, host: str, kind: str) -> None:
+        with self._lock:
+            self._kinds.pop(host, None)
+            self._kinds[host] = kind
+            if len(self._kinds) > REMEMBERED:
+                del self._kinds[next(iter(self._kinds))]
+
+
 def explain(error: Exception, doing: str) -> str:
     """One line for a person: what happened, and where it is known what to do."""
-    if isinstance(error, (TimeoutError, BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)):
+    if isinstance(error, TimeoutError):
         return f"timed out {doing}"
     if isinstance(error, Failed):
         return str(error)
@@ -262,6 +321,8 @@ def explain(error: Exception, doing: str) -> str:
         return f"connection reset {doing}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the TLS certificate does not verify: {error.verify_message}"
+    if isinstance(error, ssl.SSLEOFError):
+        return f"the TLS connection was cut {doing}"
     if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
         return f"TLS failed {doing}: the server does not speak it, is it http:// instead of https://?"
     if isinstance(error, ssl.SSLError):

@@ -1,16 +1,15 @@
-"""The post office: takes messages, keeps them until every URL has its copy or has refused it for good.
+"""The dispatcher: takes messages, keeps them until every URL has its copy or has refused it for good.
 
-    office = PostOffice(store, journal, transport)
-    office.start()
-    message = office.trigger("payment_received", {"amount": 100})    # on the disk when this returns
+    dispatcher = Dispatcher(store, journal)
+    dispatcher.start()
+    message = dispatcher.trigger("payment_received", b'{"event": "payment_received", "data": 1}')    # on the disk now
 
-    trigger -> journal -> lane -> worker -> transport -> outcome -> journal
-                           ^                                |
-                           +------- retry schedule ---------+
+    trigger -> journal -> endpoint -> sender -> exchange -> settle -> journal
+                             ^                                |
+                             +-------- retry schedule --------+
 
-What a message, a delivery and an attempt are, messages.py says; what is remembered, history.py. Who sends, workers.py:
-deliveries for one URL wait in a lane, a trip is an attempt under way. Here it is decided what happens to them: when
-they are accepted, tried again (a thread, the overseer, looks for what is due) and given up.
+What a message, a delivery and an attempt are, messages.py says; what is remembered, history.py; whose turn it is and
+how it is sent, sender.py. Here it is decided when they are accepted, tried again and given up.
 
 Left out on purpose: order of arrival (retries break it anyway), and exactly-once (nobody has it: receivers
 recognise a repeated webhook-id).
@@ -18,15 +17,15 @@ recognise a repeated webhook-id).
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import random
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import NamedTuple
 
+from addresses import Guard
+from client import Exchange, exchange, retry_after
 from durable import StoreError
 from history import History
 from journal import Journal
@@ -43,193 +42,349 @@ from messages import (
     Attempt,
     Delivery,
     Message,
-    attempt_record,
     body_of,
-    change_record,
+    delivery_record,
     message_record,
     new_message_id,
     request,
 )
+from sender import Endpoint, Endpoints, Exchanging, Outcome, senders
 from store import WebhookStore
-from transport import Exchange, Transport, retry_after
-from watching import Full, Watchers
-from workers import PATIENCE, QUICK_PLACES, Lane, Trip, Workers
 
 RETRY_SCHEDULE = (5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
 # standardwebhooks.com: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h: 75 hours in all
 JITTER = 0.2  # of each delay, so that what failed together does not come back together
 MAX_RETRY_AFTER = 86_400.0  # a receiver may postpone us, but not for ever
 
-MAX_LANE = 10_000  # deliveries that wait for one URL
 MAX_WAITING = 500_000  # deliveries that wait in all
 MAX_BODIES = 268_435_456  # bytes of the messages that wait
+MAX_BACKLOG = 10_000  # deliveries that wait for one URL
+SHARE = 16  # a URL may have one part in so many of what is left of MAX_WAITING and of MAX_BODIES
 FLUSH_SECONDS = 1.0  # after which an outcome is in the journal's file at the latest
+PAUSE_SECONDS = 5.0  # the same when the disk has refused
 CLOSE_SECONDS = 5.0  # what attempts under way get at shutdown
+PING_SECONDS = 5.0  # what a round of pings waits for the last one to be sent
 
 
 class NotPossible(Exception):
-    """This delivery cannot be attempted now; str() says why."""
+    """This cannot be done with the delivery now; str() says why."""
 
 
-class PostOffice:
+class Full(Exception):
+    """There is no room for this now; str() says what is full."""
+
+
+class Dispatcher:
     """Accepts messages and delivers them; safe to use from many threads.
 
-    `clock` is Unix time, `chance` gives numbers from 0 to 1, `log` gets a line for people now and then,
-    `watch_bytes` every attempt's (url, exchange). `watchers` are told of every change.
+    `clock` is Unix time, `monotonic` is what plans, `chance` gives numbers from 0 to 1, `log` gets a line for people
+    now and then, `show` every attempt and its delivery.
+
+    `changed` is notified when deliveries change. Its lock guards the history, the endpoints and the attributes below;
+    plain counters may be read without it. The journal's turn may be held when it is taken, never the other way round:
+    with the lock held nothing is committed or flushed, but notes are made.
     """
 
     def __init__(
         self,
         store: WebhookStore,
         journal: Journal,
-        transport: Transport,
+        guard: Guard | None = None,
         *,
         schedule: Iterable[float] = RETRY_SCHEDULE,
         timeout: float = 10.0,
-        workers: int = QUICK_PLACES,
+        workers: int = 1,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
         log: Callable[[str], None] = lambda line: None,
-        watch_bytes: Callable[[str, Exchange], None] | None = None,
+        show: Callable[[Delivery, Attempt], None] = lambda delivery, attempt: None,
+        exchanging: Exchanging = exchange,
     ) -> None:
-        self._store, self._journal, self._transport = store, journal, transport
-        self._schedule, self._clock, self._chance = tuple(schedule), clock, chance
-        self._log, self._watch_bytes = log, watch_bytes
-        self._lock = threading.Lock()  # held by who changes anything below; single numbers are read without it
+        self._store, self._journal, self._log, self._show = store, journal, log, show
+        self._schedule = Schedule(tuple(schedule), chance, clock, monotonic)
+        self.changed = threading.Condition(threading.Lock())
         self._history = History()
-        self._lanes: dict[str, Lane] = {}
-        self._due: list[tuple[float, int, Delivery]] = []  # a heap of retries
-        self._unplanned = 0  # retries in the heap that will not be
-        self._number = itertools.count()  # decides between two that are due at the same time
-        self.watchers = Watchers(self._lock)
-        self._workers = Workers(self._lock, self, transport, timeout=timeout, places=workers, clock=clock)
-        self._workers.wake_overseer = self._wake_overseer
-        self._stir = threading.Event()  # wakes the overseer
-        self._dozing = False  # the overseer sleeps for long: who finds work wakes it
-        self._running = False
+        self._senders = senders(workers, self, self.changed, guard, exchanging, timeout, monotonic)
+        self._orphans: dict[str, list[Delivery]] = {}  # by URL: what waits, and nobody is registered for
+        self._pinging = threading.Lock()  # held while a round of pings begins; taken before `changed`
+        self._round: list[Delivery] = []  # the newest round of pings
+        self._housekeeper = Housekeeper(self, store, journal, self._history.records, log)
         self._resume()
+
+    def start(self) -> None:
+        """Start to deliver."""
+        for sender in self._senders:
+            sender.start()
+        self._housekeeper.start()
 
     # Accepting
 
-    def trigger(self, event: str, data: Any) -> Message:
+    def trigger(self, event: str, body: bytes) -> Message:
         """Accept an event for all URLs that are registered for it: on the disk when this returns.
 
-        Full when the office is; StoreError when the disk refused.
+        `body` is what they are sent. Full when too much waits; StoreError when the disk refused.
         """
         urls = self._store.urls_for(event)
-        message = Message(new_message_id(), event, self._clock(), body_of(event, data))
+        message = Message(new_message_id(), event, self._schedule.clock(), body)
         # Others may pass this check at the same time, each with a message of its own: the limits are soft by that.
         if self._history.waiting + len(urls) > MAX_WAITING:
             raise Full(f"{self._history.waiting:,} deliveries wait already, {MAX_WAITING:,} are the limit")
-        if self._history.bodies + len(message.body) > MAX_BODIES:
+        if self._history.bodies + len(body) > MAX_BODIES:
             raise Full(f"the messages that wait have {self._history.bodies:,} bytes already")
         self._journal.commit(message_record(message, urls), lambda: self._accept(message, urls))
         return message
 
     def _accept(self, message: Message, urls: list[str]) -> None:
         """The message is on the disk: its deliveries may start."""
-        with self._lock:
+        with self.changed:
             self._history.add(message, urls)
-            for delivery in message.deliveries:
-                assert delivery is not None
-                lane = self._lane(delivery.url)
-                if len(lane.waiting) + len(lane.retrying) >= MAX_LANE:
-                    self._end(delivery, FAILED, "backlog full")
+            for delivery in filter(None, message.deliveries):
+                if self._has_room(delivery):
+                    self._endpoints(delivery.url).add(delivery)
+                    self._history.changed(delivery)
                 else:
-                    lane.waiting.append(delivery)
-                    self._workers.queue(lane)
-                self.watchers.changed(delivery)
-            self._workers.call()
+                    self._end(delivery, FAILED, "backlog full")
+            self.wake()
 
-    def ping(self) -> tuple[str, list[Delivery]]:
-        """Ping each distinct URL past all queues: (message id, deliveries).
+    def _has_room(self, delivery: Delivery) -> bool:
+        """Whether one more may wait for this URL: so URLs that are dead never close /trigger for the others."""
+        endpoint = self._endpoints(delivery.url).get(delivery.url)
+        count = min(MAX_BACKLOG, (MAX_WAITING - self._history.waiting) // SHARE)
+        size = (MAX_BODIES - self._history.bodies) // SHARE
+        return not endpoint.backlog or (endpoint.backlog < count and endpoint.size < size)
 
-        A URL whose last ping is still under way is not sent another: that one's delivery is returned.
-        """
-        with self._lock:
-            urls = self._store.urls()
-            shared = [p for url in urls if (p := self._history.newest_ping(url)) and p.state in OPEN]
-            busy = {delivery.url for delivery in shared}
-            message = Message(new_message_id(), PING, self._clock(), body_of(PING, PING_DATA))
-            fresh = [url for url in urls if url not in busy]
-            if fresh:
-                self._journal.note(message_record(message, fresh))
-                self._history.add(message, fresh)
-            for delivery in (sent := [d for d in message.deliveries if d is not None]):
-                self._rush(delivery)
-            return (message if fresh or not shared else shared[0].message).id, shared + sent
+    def _endpoints(self, url: str) -> Endpoints:
+        return self._senders[hash(url) % len(self._senders)].endpoints
+
+    def wake(self) -> None:
+        """Tell the senders of new work or another time, and all who wait of changes; with the lock held."""
+        for sender in self._senders:
+            sender.wake()
+        self.changed.notify_all()
 
     def redeliver(self, delivery: Delivery) -> None:
-        """One more attempt now, and no retries after it. NotPossible when one is under way or the URL is gone."""
-        with self._lock:
-            self._check_redeliverable(delivery)
-        self._journal.commit(change_record(delivery, redeliver=True), lambda: self._redeliver(delivery))
+        """One more attempt now. NotPossible when one is under way or the URL is gone; StoreError.
+
+        No retries come after it if the delivery was over; if it is retrying, the planned ones stay.
+        """
+        with self.changed:
+            if delivery.state in (PENDING, DELIVERING):
+                raise NotPossible(f"an attempt of {delivery.id} is under way or about to be")
+            if not self._store.has(delivery.url):
+                raise NotPossible(f"{delivery.url} is no longer registered")
+            record = delivery_record(delivery, redeliver=True)
+        self._journal.commit(record, lambda: self._redeliver(delivery))
 
     def _redeliver(self, delivery: Delivery) -> None:
-        with self._lock:
+        with self.changed:
             if delivery.state in (PENDING, DELIVERING) or self.find(delivery.id) is None:
-                return  # somebody else asked for the same meanwhile, or it has been forgotten meanwhile
-            was_retrying = delivery.state == RETRYING
-            self._lane(delivery.url).retrying.discard(delivery)
-            self._history.reopen(delivery)
-            if was_retrying:
-                self._unplan(1)
-            self._rush(delivery)
+                # another caller was quicker, or it has been forgotten meanwhile: the record told what is not so
+                return self._journal.note(delivery, delivery_record(delivery))
+            if delivery.state != RETRYING:
+                self._history.reopen(delivery)
+            delivery.state, delivery.manual, delivery.error = PENDING, True, None
+            self._endpoints(delivery.url).rush(delivery)
+            self._history.changed(delivery)
+            self.wake()
 
-    def _check_redeliverable(self, delivery: Delivery) -> None:
-        if delivery.state in (PENDING, DELIVERING):
-            raise NotPossible(f"an attempt of {delivery.id} is under way or about to be")
-        if not self._store.has(delivery.url):
-            raise NotPossible(f"{delivery.url} is no longer registered")
+    # Pinging
 
-    def _rush(self, delivery: Delivery) -> None:
-        lane = self._lane(delivery.url)
-        lane.urgent.append(delivery)
-        self._workers.queue(lane, first=True)
-        self._workers.call()
-        self.watchers.changed(delivery)
+    def ping(self) -> list[Delivery]:
+        """Ping each distinct URL past its queue; the newest ping of each, under way or over. StoreError.
 
-    def cancel(self, url: str, event: str | None = None) -> None:
-        """The webhook was unregistered: what waits for it will not be sent (every event's, without `event`)."""
-        with self._lock:
-            lane = self._lanes.get(url)
-            if lane is None:
-                return
-            of_it = [d for d in (*lane.waiting, *lane.retrying) if event in (None, d.message.event)]
-            # what somebody has registered anew meanwhile stays
-            gone = [d for d in of_it if not self._store.registered(url, d.message.event)]
-            for delivery in gone:
+        One round begins when the last one has been sent. All who ask meanwhile share the next, and a URL whose ping is
+        under way is not sent another.
+        """
+        before = self._round
+        with self._pinging:
+            if self._round is before:
+                self._begin_round()
+        with self.changed:
+            return list(filter(None, map(self._history.newest_ping, self._store.urls())))
+
+    def _begin_round(self) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: all(d.state != PENDING for d in self._round), PING_SECONDS)
+            under_way = {d.url for d in self._round if d.state in OPEN}
+        urls = [url for url in self._store.urls() if url not in under_way]
+        message = Message(new_message_id(), PING, self._schedule.clock(), body_of(PING, PING_DATA))
+        self._journal.commit(message_record(message, urls), lambda: self._accept_round(message, urls))
+
+    def _accept_round(self, message: Message, urls: list[str]) -> None:
+        with self.changed:
+            self._history.add(message, urls)
+            under_way = [delivery for delivery in self._round if delivery.state in OPEN]
+            self._round = [*under_way, *filter(None, message.deliveries)]
+            for delivery in filter(None, message.deliveries):
+                self._endpoints(delivery.url).rush(delivery)
+                self._history.changed(delivery)
+            self.wake()
+
+    def confirm_ping(self, url: str) -> None:
+        """Mark the newest ping to `url` as confirmed. NotPossible when it failed, or when there is none."""
+        with self.changed:
+            ping = self._history.newest_ping(url)
+            if ping is None:
+                raise NotPossible("there is no ping to this url in the history: ask for one with GET /ping first")
+            if ping.state == FAILED:
+                raise NotPossible(f"the newest ping to this url failed: {ping.outcome()}")
+            ping.confirmed = True
+            self._changed(ping)
+            self.changed.notify_all()
+
+    # Unregistering
+
+    def cancel(self, urls: Iterable[str], event: str | None = None) -> None:
+        """These webhooks were unregistered: what waits for them is not sent (every event's, without `event`).
+
+        That is on the disk when this returns. StoreError when the disk refused.
+        """
+        gone = 0
+        with self.changed:
+            for url in urls:
+                gone += self._cancel(url, event)
+            self.changed.notify_all()
+        if gone:
+            self._journal.commit(b"")
+
+    def _cancel(self, url: str, event: str | None) -> int:
+        endpoints = self._endpoints(url)
+        endpoint, orphans = endpoints.get(url), self._orphans.pop(url, [])
+        # what somebody has registered anew meanwhile stays
+        gone = {
+            d
+            for d in (*endpoint.planned(), *orphans)
+            if event in (None, d.message.event) and not self._store.registered(url, d.message.event)
+        }
+        if left := [delivery for delivery in orphans if delivery not in gone]:
+            self._orphans[url] = left
+        for delivery in gone:
+            if delivery.state in (PENDING, RETRYING):
                 self._end(delivery, CANCELLED, "unregistered")
-            if gone:
-                self._log(f"{event or 'all'} -> {url}: unregistered, {len(gone)} waiting cancelled")
-            self._unplan(sum(d.state == CANCELLED for d in lane.retrying))
-            lane.waiting = deque(d for d in lane.waiting if d.state != CANCELLED)
-            lane.retrying = {d for d in lane.retrying if d.state != CANCELLED}
-            self.drop_if_unused(lane)
+        endpoints.withdraw(endpoint, gone)
+        self._forget(endpoint)
+        if gone:
+            self._log(f"{event or 'all'} -> {url}: unregistered, {len(gone)} waiting cancelled")
+        return len(gone)
 
-    def _unplan(self, count: int) -> None:
-        """So many retries will not be: when that is most of the heap, let go of them and of their bodies."""
-        self._unplanned += count
-        if self._unplanned > len(self._due) // 2:
-            self._due = [(due, n, d) for due, n, d in self._due if d.state == RETRYING and d.due == due]
-            heapq.heapify(self._due)
-            self._unplanned = 0
+    def registered(self, url: str) -> None:
+        """A webhook was registered: what has waited for it is sent, and a 410 that came before counts no longer."""
+        self._housekeeper.keep(url)
+        with self.changed:
+            endpoints = self._endpoints(url)
+            endpoint = endpoints.get(url)
+            endpoint.gone = False
+            endpoints.queue(endpoint)
+            for delivery in self._orphans.pop(url, []):
+                self._plan(delivery)
+            self.wake()
 
-    def drop_if_unused(self, lane: Lane) -> None:
-        """Forget a lane that nothing waits in, and whose URL is no longer registered."""
-        if not (lane.waiting or lane.urgent or lane.retrying or lane.under_way or self._store.has(lane.url)):
-            self._lanes.pop(lane.url, None)
+    # What the senders ask; see sender.Decisions
 
-    def confirm_ping(self, url: str) -> bool:
-        """Mark the newest ping to `url` as confirmed; False when there is none."""
-        with self._lock:
-            delivery = self._history.newest_ping(url)
-            if delivery is None:
-                return False
-            delivery.confirmed = True
-            self._journal.note(change_record(delivery, confirmed=True))
-            self.watchers.changed(delivery)
-            return True
+    def claim(self, endpoints: Endpoints, count: int) -> list[tuple[Endpoint, Delivery]]:
+        now = self._schedule.monotonic()
+        while endpoints.due() <= now:
+            self._retry(endpoints, endpoints.pop_due(), now)
+        claimed: list[tuple[Endpoint, Delivery]] = []
+        while len(claimed) < count and (taken := endpoints.take()):
+            endpoint, delivery = taken
+            if self._is_wanted(delivery):
+                delivery.state = DELIVERING
+                self._history.changed(delivery)
+                claimed.append(taken)
+            else:  # it was unregistered between the trigger and now
+                self._end(delivery, CANCELLED, "unregistered")
+                endpoints.finish(endpoint, None)
+                self._forget(endpoint)
+        return claimed
+
+    def _retry(self, endpoints: Endpoints, delivery: Delivery, now: float) -> None:
+        if delivery.state == RETRYING:
+            delivery.state, delivery.due = PENDING, 0.0
+            endpoints.add(delivery)
+            self._history.changed(delivery)
+        else:  # an attempt by hand is under way: what comes of it decides
+            endpoints.postpone(delivery, now + FLUSH_SECONDS)
+
+    def _is_wanted(self, delivery: Delivery) -> bool:
+        event = delivery.message.event
+        if event == PING or delivery.manual:
+            return event == PING or self._store.has(delivery.url)
+        return self._store.registered(delivery.url, event)
+
+    def compose(self, endpoint: Endpoint, delivery: Delivery) -> bytes:
+        timestamp = int(self._schedule.clock())
+        return request(endpoint.head, delivery.message, timestamp, self._store.secret(endpoint.url))
+
+    def settle(self, endpoints: Endpoints, outcomes: list[Outcome]) -> None:
+        for endpoint, delivery, duration, outcome in outcomes:
+            began = self._schedule.clock() - duration
+            attempt = Attempt(began, duration, outcome.status, outcome.error)
+            self._history.keep_bytes(attempt, outcome)
+            delivery.add(attempt)
+            success = outcome.error is None and 200 <= outcome.status < 300
+            endpoints.finish(endpoint, success, duration)
+            if success:
+                self._finish(endpoints, delivery, DELIVERED)
+            else:
+                self._failed(endpoints, endpoint, delivery, outcome)
+            self._changed(delivery)
+            self._forget(endpoint)
+            self._log_attempt(delivery, attempt)
+            self._show(delivery, attempt)
+        if outcomes:
+            self.changed.notify_all()
+
+    def report(self, error: Exception) -> None:
+        self._log(f"an error on our side: {error!r}")
+
+    # What comes after an attempt
+
+    def _failed(self, endpoints: Endpoints, endpoint: Endpoint, delivery: Delivery, outcome: Exchange) -> None:
+        if outcome.error is None and outcome.status == 410:  # it does not want to hear from us again
+            endpoint.gone = True
+            endpoints.queue(endpoint)
+            self._housekeeper.unregister(endpoint.url)
+            return self._finish(endpoints, delivery, FAILED)
+        if delivery.manual and delivery.due:
+            delivery.state, delivery.manual = RETRYING, False  # as planned before
+            return None
+        delivery.tries += not delivery.manual
+        if delivery.manual or delivery.message.event == PING or delivery.tries > len(self._schedule.delays):
+            return self._finish(endpoints, delivery, FAILED)
+        if not self._store.registered(delivery.url, delivery.message.event):
+            return self._finish(endpoints, delivery, CANCELLED)
+        delay = self._schedule.delay(delivery.tries, retry_after(outcome.head, self._schedule.clock()))
+        self._postpone(delivery, delay)
+
+    def _postpone(self, delivery: Delivery, delay: float) -> None:
+        delivery.state, delivery.due = RETRYING, self._schedule.clock() + delay
+        self._endpoints(delivery.url).postpone(delivery, self._schedule.monotonic() + delay)
+
+    def _finish(self, endpoints: Endpoints, delivery: Delivery, state: str) -> None:
+        if delivery.due:  # it was attempted by hand, and its retries are not needed any more
+            endpoints.withdraw(endpoints.get(delivery.url), {delivery})
+        self._history.finish(delivery, state)
+
+    def _end(self, delivery: Delivery, state: str, why: str) -> None:
+        """End a delivery without an attempt."""
+        delivery.error = why
+        self._history.finish(delivery, state)
+        self._changed(delivery)
+
+    def _changed(self, delivery: Delivery) -> None:
+        self._journal.note(delivery, delivery_record(delivery))
+        self._history.changed(delivery)
+
+    def _forget(self, endpoint: Endpoint) -> None:
+        if not self._store.has(endpoint.url):
+            self._endpoints(endpoint.url).forget(endpoint)
+
+    def _log_attempt(self, delivery: Delivery, attempt: Attempt) -> None:
+        outcome = attempt.error or f"{attempt.status} in {attempt.duration * 1000:.0f} ms"
+        again = f", next attempt in {max(0.0, delivery.due - self._schedule.clock()):.0f} s" if delivery.due else ""
+        self._log(f"{delivery.message.event} -> {delivery.url}: {outcome}, {delivery.state}{again}")
 
     # Asking
 
@@ -239,203 +394,170 @@ class PostOffice:
 
     def deliveries(self, matches: Callable[[Delivery], bool], limit: int, message_id: str = "") -> list[Delivery]:
         """The newest `limit` deliveries that match, newest first; of one message, if its id is given."""
-        with self._lock:
+        with self.changed:
             return self._history.newest(matches, limit, message_id)
 
     def counts(self) -> dict[str, int]:
         """How many deliveries wait and are under way."""
-        return {"waiting": self._history.waiting, "under_way": self._workers.under_way}
+        under_way = sum(sender.endpoints.under_way for sender in self._senders)
+        return {"waiting": self._history.waiting, "under_way": under_way}
 
-    def _lane(self, url: str) -> Lane:
-        lane = self._lanes.get(url)
-        if lane is None:
-            lane = self._lanes[url] = Lane(url)
-        return lane
+    def wait(self, deliveries: Iterable[Delivery], seconds: float) -> bool:
+        """Wait for the first attempts of these; False when they take longer than `seconds`."""
+        left = deque(deliveries)
 
-    # What the workers need; compose and before_settle are called without the lock
+        def is_over() -> bool:
+            while left and (left[0].attempts or left[0].state not in OPEN):
+                left.popleft()
+            return not left
 
-    def claim(self, delivery: Delivery) -> bool:
-        """Whether a delivery whose turn has come is still to be sent."""
-        event = delivery.message.event
-        if event == PING:
-            wanted = True
-        elif delivery.manual:
-            wanted = self._store.has(delivery.url)
-        else:
-            wanted = self._store.registered(delivery.url, event)
-        if not wanted:
-            self._end(delivery, CANCELLED, "unregistered")  # between the trigger and now
-            return False
-        delivery.state, delivery.due = DELIVERING, 0.0
-        self.watchers.changed(delivery)
-        return True
+        with self.changed:
+            return self.changed.wait_for(is_over, seconds)
 
-    def compose(self, delivery: Delivery, lane: Lane, timestamp: int) -> bytes:
-        """The request of an attempt, with the secret that the URL has today."""
-        return request(lane.head, delivery.message, timestamp, self._store.secret(delivery.url))
+    def version(self) -> int:
+        """A number that grows with each change; see `changes`."""
+        return self._history.version
 
-    def before_settle(self, trip: Trip) -> None:
-        exchange = trip.exchange
-        assert exchange is not None
-        if self._watch_bytes:
-            self._watch_bytes(trip.lane.url, exchange)
-        if exchange.error is None and exchange.status == 410:
-            self._gone(trip.lane.url)
+    def changes(self, since: int, limit: int, seconds: float) -> tuple[int, list[Delivery]] | None:
+        """What has changed since a version, waiting up to `seconds` for it: the version after that, and the deliveries.
 
-    def settle(self, trip: Trip) -> None:
-        """Record an attempt's outcome, and decide what comes next."""
-        delivery, lane, exchange = trip.delivery, trip.lane, trip.exchange
-        assert exchange is not None
-        attempt = Attempt(trip.started, trip.duration, exchange.status, exchange.error)
-        self._history.keep_bytes(attempt, exchange)
-        delivery.attempts += (attempt,)
-        success = exchange.error is None and 200 <= exchange.status < 300
-        lane.learn(success, trip.duration < PATIENCE)
-        if success:
-            self._history.finish(delivery, DELIVERED)
-        else:
-            self._failed(delivery, exchange, trip.started + trip.duration)
-        self._journal.note(attempt_record(delivery, attempt))
-        self.watchers.settled(delivery)
-        self.drop_if_unused(lane)
-        self._log_attempt(delivery, attempt)
-
-    def _gone(self, url: str) -> None:
-        """The receiver answered 410 Gone: it does not want to hear from us again."""
-        try:
-            self._store.unregister_all(url)
-            self._log(f"{url} answered 410 Gone: unregistered")
-        except Exception as error:
-            self._log(f"{url} answered 410 Gone, but could not be unregistered: {error}")
-        self.cancel(url)
-
-    def _failed(self, delivery: Delivery, exchange: Exchange, now: float) -> None:
-        tries = len(delivery.attempts)
-        over = delivery.manual or delivery.message.event == PING or tries > len(self._schedule)
-        gone = exchange.error is None and exchange.status == 410
-        if over or gone:
-            self._history.finish(delivery, FAILED)
-        elif not self._store.registered(delivery.url, delivery.message.event):
-            self._history.finish(delivery, CANCELLED)
-        else:
-            delay = self._schedule[tries - 1] * (1 + JITTER * (2 * self._chance() - 1))
-            delay = max(delay, min(retry_after(exchange.head, now), MAX_RETRY_AFTER))
-            self._postpone(delivery, now + delay)
-
-    def _postpone(self, delivery: Delivery, due: float) -> None:
-        delivery.state, delivery.due = RETRYING, due
-        self._lane(delivery.url).retrying.add(delivery)
-        heapq.heappush(self._due, (due, next(self._number), delivery))
-        self._stir.set()
-
-    def _end(self, delivery: Delivery, state: str, why: str) -> None:
-        """End a delivery without an attempt."""
-        delivery.error = why
-        self._history.finish(delivery, state)
-        self._journal.note(change_record(delivery, state=state, error=why))
-        self.watchers.settled(delivery)
-
-    def _log_attempt(self, delivery: Delivery, attempt: Attempt) -> None:
-        outcome = attempt.error or f"{attempt.status} in {attempt.duration * 1000:.0f} ms"
-        again = f", next attempt in {max(0.0, delivery.due - self._clock()):.0f} s" if delivery.due else ""
-        self._log(f"{delivery.message.event} -> {delivery.url}: {outcome}, {delivery.state}{again}")
-
-    # Time
-
-    def start(self) -> None:
-        """Start to deliver."""
-        with self._lock:
-            self._running = True
-            self._workers.start()
-        threading.Thread(target=self._oversee, name="overseer", daemon=True).start()
-
-    def _oversee(self) -> None:
-        while self._running:
-            pause = 1.0
-            try:
-                pause = self.look_after()
-                self._journal.flush()
-                self._journal.compact(self._history.records)
-                self._transport.close_idle()
-            except Exception as error:  # a bug, or a disk that fails: deliveries must go on
-                self._log(f"error: {error!r}")
-            self._stir.wait(pause)
-            self._stir.clear()
-
-    def _wake_overseer(self) -> None:
-        if self._dozing:
-            self._dozing = False
-            self._stir.set()
-
-    def look_after(self) -> float:
-        """What the overseer does each time: free the places of workers that are stuck, start retries that are due.
-
-        Returns the seconds until there may be something to do again.
+        None when that was too long ago to be known, or when the dispatcher is closed.
         """
-        with self._lock:
-            due = self._start_due()
-            self._workers.call()
-            self._dozing = False
-            soon = self._workers.free_places()
-            if soon:
-                return soon
-            self._dozing = True
-            return min(FLUSH_SECONDS, max(0.0, due - self._clock()))
+        with self.changed:
+            self.changed.wait_for(lambda: self._history.version != since or self._housekeeper.closed, seconds)
+            return None if self._housekeeper.closed else self._history.changes(since, limit)
 
-    def _start_due(self) -> float:
-        """Queue the retries that are due; the time when the next one is."""
-        while self._due:
-            due, _, delivery = self._due[0]
-            if delivery.state != RETRYING or delivery.due != due:
-                heapq.heappop(self._due)  # cancelled, or attempted by hand meanwhile
-                self._unplanned -= 1
-            elif due <= self._clock():
-                heapq.heappop(self._due)
-                lane = self._lane(delivery.url)
-                lane.retrying.discard(delivery)
-                delivery.state, delivery.due = PENDING, 0.0
-                lane.waiting.append(delivery)
-                self._workers.queue(lane)
-                self.watchers.changed(delivery)
-            else:
-                return due
-        return self._clock() + 60.0
-
-    def close(self, seconds: float = CLOSE_SECONDS) -> int:
-        """Stop: attempts under way get `seconds`; returns how many deliveries wait in the journal."""
-        with self._lock:
-            self._running = False
-            self._workers.stop()
-        self.watchers.close()
-        self._stir.set()
-        if self._workers.under_way:
-            self._log(f"Waiting up to {seconds:.0f} s for what is under way: {self._workers.under_way}")
-        deadline = time.monotonic() + seconds
-        while self._workers.under_way and time.monotonic() < deadline:
-            time.sleep(0.01)
-        self._journal.close()
-        self._transport.close()
-        return self._history.waiting
+    # Start and end
 
     def _resume(self) -> None:
-        """Read the journal: remember what is finished, take up what is not."""
+        """Read the journal: remember what is over, plan what is not."""
         for line, record in enumerate(self._journal.read(), 1):
             try:
                 self._history.replay(record)
             except (KeyError, TypeError, ValueError, AttributeError):
                 raise StoreError(
-                    f"{self._journal.path}, line {line}: not a record of ours; mend it, or move the file"
+                    f"{self._journal.path}, record {line}: not one of ours; mend it, or move the file away"
                 ) from None
         for delivery in self._history.open_deliveries():
-            lane = self._lane(delivery.url)
             if delivery.message.event == PING:
                 self._end(delivery, FAILED, "interrupted by a restart")
-            elif not self._store.has(delivery.url):
-                self._end(delivery, CANCELLED, "unregistered")
-            elif delivery.state == RETRYING:
-                self._postpone(delivery, delivery.due)
             else:
-                lane.waiting.append(delivery)
-                self._workers.queue(lane)
-        for lane in list(self._lanes.values()):
-            self.drop_if_unused(lane)
+                self._plan(delivery)
+        self._history.trim()
+
+    def _plan(self, delivery: Delivery) -> None:
+        """Let a delivery that was read from the journal wait for what it waited for before."""
+        endpoints = self._endpoints(delivery.url)
+        if not self._is_wanted(delivery):
+            self._orphans.setdefault(delivery.url, []).append(delivery)
+        elif delivery.state == RETRYING:
+            self._postpone(delivery, self._schedule.left(delivery.due))
+        elif delivery.manual:
+            endpoints.rush(delivery)
+            if delivery.due:
+                endpoints.postpone(delivery, self._schedule.monotonic() + self._schedule.left(delivery.due))
+        else:
+            endpoints.add(delivery)
+
+    def orphans(self) -> dict[str, int]:
+        """How many deliveries wait for a URL that nobody is registered with for their event."""
+        return {url: len(deliveries) for url, deliveries in self._orphans.items()}
+
+    def close(self, seconds: float = CLOSE_SECONDS) -> int:
+        """Stop: attempts under way get `seconds`; returns how many deliveries wait in the journal."""
+        under_way = self.counts()["under_way"]
+        if under_way:
+            self._log(f"Waiting up to {seconds:.0f} s for what is under way: {under_way}")
+        for sender in self._senders:
+            sender.stop(seconds)
+        for sender in self._senders:
+            sender.join()
+        self._housekeeper.close()
+        with self.changed:
+            self.changed.notify_all()
+        self._journal.close()
+        return self._history.waiting
+
+
+class Schedule(NamedTuple):
+    """When the next attempt is made. Planned by the monotonic clock: a step of the other one changes nothing."""
+
+    delays: tuple[float, ...]
+    chance: Callable[[], float]
+    clock: Callable[[], float]
+    monotonic: Callable[[], float]
+
+    def delay(self, tries: int, asked: float) -> float:
+        """Seconds until the next attempt after so many have failed; the receiver `asked` for so many at least."""
+        delay = self.delays[tries - 1] * (1 + JITTER * (2 * self.chance() - 1))
+        return max(delay, min(asked, MAX_RETRY_AFTER))
+
+    def left(self, due: float) -> float:
+        """Seconds until `due` (Unix), which a journal has from a clock that may have been wrong."""
+        longest = max(MAX_RETRY_AFTER, (1 + JITTER) * max(self.delays, default=0.0))
+        return min(max(0.0, due - self.clock()), longest)
+
+
+class Housekeeper:
+    """A thread for what blocks, and what no sender may do: flush, compact, repair, and unregister what is gone."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        store: WebhookStore,
+        journal: Journal,
+        records: Callable[[], Iterable[bytes]],
+        log: Callable[[str], None],
+    ) -> None:
+        self._dispatcher, self._store, self._journal, self._records, self._log = dispatcher, store, journal, records, log
+        self._gone: dict[str, None] = {}  # URLs that answered 410; relies on atomic dict operations
+        self._wake = threading.Event()
+        self.closed = False
+        self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def unregister(self, url: str) -> None:
+        """A receiver answered 410 Gone."""
+        self._gone[url] = None
+        self._wake.set()
+
+    def keep(self, url: str) -> None:
+        """It was registered again."""
+        self._gone.pop(url, None)
+
+    def close(self) -> None:
+        self.closed = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_SECONDS)
+        self._unregister()
+
+    def _run(self) -> None:
+        while not self.closed:
+            pause = FLUSH_SECONDS
+            try:
+                self._unregister()
+                self._store.repair()
+                self._journal.compact(self._records)
+                if not self._journal.flush():
+                    pause = PAUSE_SECONDS
+            except Exception as error:  # a bug, or a disk that fails: deliveries must go on
+                self._log(f"error: {error!r}")
+            self._wake.wait(pause)
+            self._wake.clear()
+
+    def _unregister(self) -> None:
+        """Unregister all that are gone with one replacement of webhooks.json."""
+        urls = list(self._gone)
+        if not urls:
+            return
+        try:
+            self._store.unregister_urls(urls)
+            for url in urls:
+                self.keep(url)
+                self._log(f"{url} answered 410 Gone: unregistered")
+            self._dispatcher.cancel(urls)
+        except StoreError as error:
+            self._log(f"{len(urls)} URLs answered 410 Gone, but could not be unregistered: {error}")

@@ -40,16 +40,13 @@ import terminal
 from access import Allowance, carries, is_local
 from addresses import Guard, spelled
 from checks import check_secret, check_url, members, preferred_wait, shown, text, url_problem
-from delivery import RETRY_SCHEDULE, NotPossible, PostOffice
+from delivery import RETRY_SCHEDULE, Dispatcher, Full, NotPossible
 from durable import StoreError
 from journal import Journal
-from messages import DELIVERED, PING, PING_DATA, STATES, Delivery
+from messages import DELIVERED, PING, PING_DATA, STATES, Attempt, Delivery, body_of, new_message_id
 from server import Routes, Server, stop_on_signals
 from store import WebhookStore
-from transport import Exchange, Transport
-from watching import WATCH_BATCH, Full
 from wire import Answer, Problem, Request
-from workers import QUICK_PLACES
 
 EVENT_TYPES = ("payment_received", "payment_processed", "invoice_processing", "invoice_completed")
 EVENT_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
@@ -58,8 +55,9 @@ MAX_WEBHOOKS = 200_000  # in all: 15 MB of webhooks.json, written anew with each
 PING_SECONDS = 5.0  # that GET /ping waits for the outcomes
 MAX_WAITING = 16  # requests with Prefer: wait at once, each of which holds a connection
 STRANGER_RATE, STRANGER_BURST = 10.0, 50.0  # pings and triggers of strangers: a second, and in a row
+MAX_STREAMS = 8
+STREAM_BATCH = 500  # changes that a stream tells of at once
 STREAM_PAUSE = 0.1  # seconds between two looks at what has changed: no eye is faster
-BURST_PAUSE = 0.4  # the same when there was more than one look could tell: the deliveries need the processor more
 STREAM_BEAT = 10.0  # seconds without news after which a stream says that it is still there
 PAGE = Path(__file__).with_name("console.html")
 JOURNAL = Path("deliveries.jsonl")  # beside the store
@@ -71,17 +69,18 @@ class Exposee:
     def __init__(
         self,
         store: WebhookStore,
-        office: PostOffice,
+        dispatcher: Dispatcher,
         *,
         event_types: Sequence[str] = EVENT_TYPES,
         guard: Guard | None = None,
         token: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store, self._office = store, office
+        self._store, self._dispatcher = store, dispatcher
         self._event_types, self._guard, self._token = tuple(event_types), guard or Guard(), token
         self._allowance = Allowance(STRANGER_RATE, STRANGER_BURST, clock)
         self._waiters = threading.BoundedSemaphore(MAX_WAITING)
+        self._streams = threading.BoundedSemaphore(MAX_STREAMS)
         self.routes: Routes = {
             "/": {"GET": self.page},
             "/webhooks/register": {"POST": self.register},
@@ -110,6 +109,7 @@ class Exposee:
             raise Problem(503, f"{MAX_WEBHOOKS:,} webhooks are the limit: unregister some", {"Retry-After": "3600"})
         with storing():
             self._store.register(url, events, secret, self._permit(request, secret))
+        self._dispatcher.registered(url)
         return Answer(200, {"message": f"Webhook registered for: {', '.join(events)}"})
 
     def unregister(self, request: Request) -> Answer:
@@ -117,16 +117,18 @@ class Exposee:
         url, event, secret = text(body, "url"), text(body, "event"), check_secret(body.get("secret"))
         with storing():
             count = self._store.unregister(url, event, self._permit(request, secret))
-        if not count:
-            raise Problem(404, "0 webhook(s) unregistered")
-        self._office.cancel(url, event)
+            if not count:
+                raise Problem(404, "0 webhook(s) unregistered")
+            self._dispatcher.cancel([url], event)
         return Answer(200, {"message": f"{count} webhook(s) unregistered"})
 
     def ping(self, request: Request) -> Answer:
         self._limit(request)
-        message_id, deliveries = self._office.ping()
-        self._office.watchers.wait(deliveries, PING_SECONDS)
-        return self._outcome(request, "Ping", message_id, deliveries)
+        with storing():
+            deliveries = self._dispatcher.ping()
+        self._dispatcher.wait(deliveries, PING_SECONDS)
+        newest = max((delivery.message for delivery in deliveries), key=lambda message: message.time, default=None)
+        return self._outcome(request, "Ping", newest.id if newest else new_message_id(), deliveries)
 
     def trigger(self, request: Request) -> Answer:
         self._limit(request)
@@ -139,7 +141,7 @@ class Exposee:
         if "data" not in body:
             raise Problem(422, "data is missing, expected any JSON value")
         with storing():
-            message = self._office.trigger(event, body["data"])
+            message = self._dispatcher.trigger(event, body_of(event, body["data"]))
         deliveries = [delivery for delivery in message.deliveries if delivery is not None]
         seconds = preferred_wait(request)
         if seconds is not None and self._wait(deliveries, seconds):
@@ -154,8 +156,10 @@ class Exposee:
         url = text(members(request, "url"), "url")
         if not self._store.has(url):
             raise Problem(404, "url is not registered: register it first")
-        if not self._office.confirm_ping(url):
-            raise Problem(409, "there is no ping to this url in the history: ask for one with GET /ping first")
+        try:
+            self._dispatcher.confirm_ping(url)
+        except NotPossible as error:
+            raise Problem(409, str(error)) from None
         return Answer(200, {"event": PING, "data": PING_DATA})
 
     # For everyone as well
@@ -164,7 +168,7 @@ class Exposee:
         return Answer(200, {"event_types": list(self._event_types)})
 
     def health(self, request: Request) -> Answer:
-        return Answer(200, {"status": "ok", "webhooks": self._store.count(), **self._office.counts()})
+        return Answer(200, {"status": "ok", "webhooks": self._store.count(), **self._dispatcher.counts()})
 
     # For local callers, and for those with the token
 
@@ -187,7 +191,7 @@ class Exposee:
         def matches(delivery: Delivery) -> bool:
             return wanted.get("url") in (None, delivery.url) and wanted.get("state") in (None, delivery.state)
 
-        found = self._office.deliveries(matches, int(limit), wanted.get("message", ""))
+        found = self._dispatcher.deliveries(matches, int(limit), wanted.get("message", ""))
         return Answer(200, {"deliveries": [delivery.to_json() for delivery in found]})
 
     def delivery(self, request: Request) -> Answer:
@@ -199,7 +203,7 @@ class Exposee:
         delivery = self._find(request)
         try:
             with storing():
-                self._office.redeliver(delivery)
+                self._dispatcher.redeliver(delivery)
         except NotPossible as error:
             raise Problem(409, str(error)) from None
         body = {"message": f"one more attempt of {delivery.id} queued", "id": delivery.id}
@@ -207,19 +211,20 @@ class Exposee:
 
     def stream(self, request: Request) -> Answer:
         self._owner_only(request)
-        with storing():
-            watcher = self._office.watchers.watch()
+        if not self._streams.acquire(blocking=False):
+            raise Problem(503, f"{MAX_STREAMS} streams are open, which is the limit", {"Retry-After": "5"})
 
         def send_changes(send: Callable[[bytes], None]) -> None:
+            version = self._dispatcher.version()
             send(b"retry: 1000\n\n")  # milliseconds until a browser comes back after a dropped connection
-            while not watcher.closed:
-                news = watcher.wait(STREAM_BEAT)
-                lines = [f"event: delivery\ndata: {json.dumps(change)}\n\n" for change in news]
+            while changes := self._dispatcher.changes(version, STREAM_BATCH, STREAM_BEAT):
+                version, deliveries = changes
+                lines = [f"event: delivery\ndata: {json.dumps(delivery.to_json())}\n\n" for delivery in deliveries]
                 send("".join(lines).encode() or b": nothing new\n\n")
-                time.sleep(STREAM_PAUSE if len(news) < WATCH_BATCH else BURST_PAUSE)
+                time.sleep(STREAM_PAUSE)
 
         def release(sent: bool) -> None:
-            self._office.watchers.unwatch(watcher)
+            self._streams.release()
 
         fields = {"Cache-Control": "no-store"}
         return Answer(200, type="text/event-stream", headers=fields, stream=send_changes, release=release)
@@ -239,12 +244,12 @@ class Exposee:
         if not self._waiters.acquire(blocking=False):
             return False  # a preference may be ignored (RFC 7240, 2)
         try:
-            return self._office.watchers.wait(deliveries, seconds)
+            return self._dispatcher.wait(deliveries, seconds)
         finally:
             self._waiters.release()
 
     def _find(self, request: Request) -> Delivery:
-        delivery = self._office.find(request.parameters[0])
+        delivery = self._dispatcher.find(request.parameters[0])
         if delivery is None:
             raise Problem(404, f"there is no delivery {request.parameters[0]}, or no longer")
         return delivery
@@ -383,7 +388,7 @@ def parser() -> argparse.ArgumentParser:
     plan = ",".join(f"{delay:.0f}" for delay in RETRY_SCHEDULE)
     add("--retry-schedule", type=schedule, default=plan, help="seconds between attempts, by commas; '' for one only")
     add("--timeout", type=seconds, default=10.0, help="seconds for one attempt")
-    add("--workers", type=worker_count, default=QUICK_PLACES, metavar="N", help="workers for quick ones")
+    add("--workers", type=worker_count, default=1, metavar="N", help="sender threads")
     add("--token", help="opens the lists to strangers who carry it; or EXPOSEE_TOKEN, which ps does not show")
     add("--allow-private", action="store_true", help="strangers may register private addresses (one Wi-Fi)")
     add("--raw", action="store_true", help="print every exchange as it was on the wire")
@@ -396,15 +401,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     with contextlib.ExitStack() as files:
         try:
-            server, office, journal, printer = build(options, files)
+            server, dispatcher, journal, printer = build(options, files)
         except (StoreError, OSError) as error:
             return terminal.fail(error, 2)
         stop_on_signals(server)
         stay_on_one_core()
         print(f"Exposee on {server.url}, Ctrl-C stops it", flush=True)
-        office.start()
+        dispatcher.start()
         server.run()
-        waiting = office.close()
+        waiting = dispatcher.close()
         printer.close()
     print(f"Stopped; {waiting} {'delivery waits' if waiting == 1 else 'deliveries wait'} in {journal.path}")
     return 0
@@ -412,7 +417,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build(
     options: argparse.Namespace, files: contextlib.ExitStack
-) -> tuple[Server, PostOffice, Journal, terminal.Printer]:
+) -> tuple[Server, Dispatcher, Journal, terminal.Printer]:
     """Put the rooms of the house together. `files` closes in the end what has been opened."""
     printer = terminal.Printer()
     guard = Guard(options.allow_private)
@@ -420,25 +425,25 @@ def build(
     files.callback(store.close)
     journal = Journal(options.store.with_name(JOURNAL.name))
     files.callback(journal.close)
-    office = PostOffice(
+    dispatcher = Dispatcher(
         store,
         journal,
-        Transport(guard),
+        guard,
         schedule=options.retry_schedule,
         timeout=options.timeout,
         workers=options.workers,
         log=printer.say,
-        watch_bytes=show_attempt(printer) if options.raw else None,
+        show=show_attempt(printer) if options.raw else lambda delivery, attempt: None,
     )
     token = options.token or os.environ.get("EXPOSEE_TOKEN", "")
-    exposee = Exposee(store, office, event_types=options.event_types, guard=guard, token=token)
+    exposee = Exposee(store, dispatcher, event_types=options.event_types, guard=guard, token=token)
     server = Server((options.host, options.port), exposee.routes, printer if options.raw else None)
     unknown = {entry["event"] for entry in store.webhooks()} - set(options.event_types)
     warnings = [f"{options.store}: nobody can trigger {name}, an unknown event type" for name in sorted(unknown)]
     for warning in [journal.warning, *warnings]:
         if warning:
             print(f"warning: {terminal.printable(warning)}", file=sys.stderr)
-    return server, office, journal, printer
+    return server, dispatcher, journal, printer
 
 
 def stay_on_one_core() -> None:
@@ -454,12 +459,13 @@ def stay_on_one_core() -> None:
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def show_attempt(printer: terminal.Printer) -> Callable[[str, Exchange], None]:
+def show_attempt(printer: terminal.Printer) -> Callable[[Delivery, Attempt], None]:
     number = itertools.count(1)
 
-    def show(url: str, exchange: Exchange) -> None:
-        title = f"--- attempt {next(number)}: we call {url}" + (f": {exchange.error}" if exchange.error else "")
-        printer.show(title, ("> ", exchange.request, None), ("< ", exchange.response, exchange.received))
+    def show(delivery: Delivery, attempt: Attempt) -> None:
+        title = f"--- attempt {next(number)}: we call {delivery.url}" + (f": {attempt.error}" if attempt.error else "")
+        request, response = attempt.request or b"", attempt.response or b""
+        printer.show(title, ("> ", request, None), ("< ", response, attempt.received))
 
     return show
 

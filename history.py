@@ -1,4 +1,4 @@
-"""What the post office knows of messages: all that are on their way, and the newest of those that are over.
+"""What the dispatcher knows of messages: all that are on their way, and the newest of those that are over.
 
 It is in memory only and within limits; after a restart it is made anew from the journal's records.
 """
@@ -10,96 +10,92 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from messages import (
-    OPEN,
-    PENDING,
-    PING,
-    RETRYING,
-    Attempt,
-    Delivery,
-    Message,
-    attempt_records,
-    body_of,
-    message_record,
-    state_record,
-)
-from transport import Exchange
+from client import Exchange
+from messages import OPEN, PENDING, PING, Attempt, Delivery, Message, delivery_record, message_record, restore
 
-HISTORY = 10_000  # finished deliveries to remember
+MAX_OVER = 10_000  # deliveries that are over and remembered
 MAX_PAST = 16_777_216  # bytes of the messages that are remembered only
 MAX_RAW = 16_777_216  # bytes of requests and responses to remember
 RAW_ATTEMPTS = 2_500  # attempts whose bytes are remembered, if they are short
+CHANGES = 20_000  # changes that a subscriber may be behind
 
 
 class History:
-    """Messages and their deliveries. Who changes it holds the lock of the office, and `newest` needs it, too.
+    """Messages and their deliveries, guarded by the dispatcher's lock. Plain counters may be read without it.
 
-    `waiting` is how many deliveries are not over, `bodies` how many bytes the messages have that wait for them.
+    `waiting` is how many deliveries are not over, `bodies` how many bytes the messages have that wait for them,
+    `version` how many changes there have been.
     """
 
     def __init__(self) -> None:
-        self.waiting = self.bodies = 0
+        self.waiting = self.bodies = self.version = 0
         self._messages: dict[str, Message] = {}  # oldest first
-        self._finished: deque[Delivery] = deque()  # oldest first
+        self._over: dict[Delivery, None] = {}  # in the order in which they ended
         self._past_bytes = 0  # of the messages of which nothing waits
         self._pings: dict[str, Delivery] = {}  # the newest of each URL
         self._raw: deque[Attempt] = deque()  # those with bytes, oldest first
         self._raw_bytes = 0
+        self._changes: deque[Delivery] = deque(maxlen=CHANGES)  # the newest last
 
     # Messages come, and their deliveries end
 
     def add(self, message: Message, urls: list[str]) -> None:
-        """A new message, with a delivery for each URL."""
-        message.deliveries = [Delivery(message, index, url) for index, url in enumerate(urls)]
-        message.left = message.open = len(urls)
-        if not urls:
-            return  # for nobody: nothing to remember
+        """A new message, with a delivery for each URL. An empty URL stands for a delivery that is forgotten."""
+        message.deliveries = [Delivery(message, index, url) if url else None for index, url in enumerate(urls)]
+        deliveries = [delivery for delivery in message.deliveries if delivery is not None]
+        if not deliveries:
+            return  # nothing to remember
+        message.left = message.open = len(deliveries)
         self._messages[message.id] = message
-        self.waiting += len(urls)
+        self.waiting += len(deliveries)
         self.bodies += len(message.body)
         if message.event == PING:
-            self._pings.update((delivery.url, delivery) for delivery in message.deliveries if delivery)
+            self._pings.update((delivery.url, delivery) for delivery in deliveries)
 
     def finish(self, delivery: Delivery, state: str) -> None:
         """A delivery is over; what is older than the limits allow is forgotten."""
-        delivery.state, delivery.due, delivery.manual = state, 0.0, False
-        self._count_as_past(delivery.message)
-        self._finished.append(delivery)
-        while len(self._finished) > HISTORY or self._past_bytes > MAX_PAST:
-            self._forget(self._finished.popleft())
+        self._end(delivery, state)
+        self.trim()
 
-    def _count_as_past(self, message: Message) -> None:
+    def _end(self, delivery: Delivery, state: str) -> None:
+        delivery.state, delivery.due, delivery.manual = state, 0.0, False
+        message = delivery.message
         self.waiting -= 1
         message.open -= 1
         if message.open == 0:
             self.bodies -= len(message.body)
             self._past_bytes += len(message.body)
-
-    def _forget(self, old: Delivery) -> None:
-        message = old.message
-        message.deliveries[old.index] = None
-        message.left -= 1
-        if message.left == 0:
-            self._past_bytes -= len(message.body)
-            del self._messages[message.id]
-        if self._pings.get(old.url) is old:
-            del self._pings[old.url]
+        self._over[delivery] = None
 
     def reopen(self, delivery: Delivery) -> None:
-        """A delivery, over or not, is to be attempted once more."""
-        if delivery.state not in OPEN:
-            self._finished.remove(delivery)
-            self.waiting += 1
-            message = delivery.message
-            if message.open == 0:
+        """A delivery that is over is to be attempted once more."""
+        del self._over[delivery]
+        message = delivery.message
+        if message.open == 0:
+            self._past_bytes -= len(message.body)
+            self.bodies += len(message.body)
+        self.waiting += 1
+        message.open += 1
+        delivery.state = PENDING
+
+    def trim(self) -> None:
+        """Forget the oldest of what is over, until the rest is within the limits."""
+        while len(self._over) > MAX_OVER or self._past_bytes > MAX_PAST:
+            old = next(iter(self._over))
+            del self._over[old]
+            message = old.message
+            message.deliveries[old.index] = None
+            message.left -= 1
+            if message.left == 0:
                 self._past_bytes -= len(message.body)
-                self.bodies += len(message.body)
-            message.open += 1
-        delivery.state, delivery.manual, delivery.due, delivery.error = PENDING, True, 0.0, None
+                message.body = b""  # `_changes` may still know the delivery
+                del self._messages[message.id]
+            if self._pings.get(old.url) is old:
+                del self._pings[old.url]
 
     def keep_bytes(self, attempt: Attempt, exchange: Exchange) -> None:
         """Remember what passed in an attempt, at the expense of the oldest ones."""
-        attempt.request, attempt.response, attempt.received = exchange.request, exchange.response, exchange.received
+        attempt.keep_bytes(exchange)
         self._raw.append(attempt)
         self._raw_bytes += len(exchange.request) + len(exchange.response)
         while self._raw_bytes > MAX_RAW or len(self._raw) > RAW_ATTEMPTS:
@@ -107,7 +103,23 @@ class History:
             self._raw_bytes -= len(old.request or b"") + len(old.response or b"")
             old.request = old.response = None
 
+    def changed(self, delivery: Delivery) -> None:
+        """Something about a delivery has changed."""
+        self._changes.append(delivery)
+        self.version += 1
+
     # Asking
+
+    def changes(self, since: int, limit: int) -> tuple[int, list[Delivery]] | None:
+        """The deliveries of the first `limit` changes since a version, each once, and the version that they lead to.
+
+        None when there were more since than are remembered.
+        """
+        start = len(self._changes) - (self.version - since)
+        if start < 0:
+            return None
+        found = list(itertools.islice(self._changes, start, start + limit))
+        return since + len(found), list(dict.fromkeys(found))
 
     def find(self, delivery_id: str) -> Delivery | None:
         """The delivery with this id, if it is remembered."""
@@ -129,57 +141,40 @@ class History:
         return self._pings.get(url)
 
     def open_deliveries(self) -> Iterator[Delivery]:
-        """Those that are not over; they may be finished meanwhile."""
+        """Those that are not over; they may end meanwhile."""
         for message in list(self._messages.values()):
             yield from [d for d in message.deliveries if d is not None and d.state in OPEN]
 
     # The journal's records, out and in
 
     def records(self) -> Iterator[bytes]:
-        """All that is worth keeping, for a journal that starts anew; what is over in the order in which it ended."""
-        finished = dict.fromkeys(self._finished)
-        for message in list(self._messages.values()):  # copied in one step, and so are the deliveries of each
+        """All that is worth keeping, for a journal that starts anew; what is over in the order in which it ended.
+
+        Called without the lock: each copy is made in one step, and a change meanwhile has a record of its own, which
+        comes later in the journal.
+        """
+        over = dict.fromkeys(list(self._over))
+        for message in list(self._messages.values()):
             deliveries = list(message.deliveries)
             yield message_record(message, [d.url if d else "" for d in deliveries])
-            for delivery in deliveries:
-                if delivery is not None:
-                    yield from attempt_records(delivery)
-                    if delivery not in finished:
-                        yield state_record(delivery)
-        for delivery in finished:
-            yield state_record(delivery)
+            yield from (delivery_record(d) for d in deliveries if d is not None and d not in over)
+        yield from map(delivery_record, over)
 
     def replay(self, record: dict[str, Any]) -> None:
         """Let what a record tells happen again. KeyError, TypeError, ValueError, AttributeError: it is not ours."""
         if "message" in record:
             self._replay_message(record)
-        else:
-            delivery = self.find(record["delivery"])
-            if delivery is not None:  # else it is forgotten already
-                self._replay_change(delivery, record)
+        elif delivery := self.find(record["delivery"]):  # else it is forgotten
+            self._replay_delivery(delivery, record)
 
     def _replay_message(self, record: dict[str, Any]) -> None:
-        if record["message"] in self._messages:
-            return
-        body = record["body"]
-        message = Message(record["message"], body["event"], record["time"], body_of(body["event"], body["data"]))
-        self.add(message, record["urls"])
-        for delivery in list(message.deliveries):
-            if delivery is not None and not delivery.url:  # forgotten before the journal started anew
-                self._count_as_past(message)
-                self._forget(delivery)
+        if record["message"] not in self._messages:
+            message = Message(record["message"], record["event"], float(record["time"]), record["body"].encode())
+            self.add(message, record["urls"])
 
-    def _replay_change(self, delivery: Delivery, record: dict[str, Any]) -> None:
-        if record.get("redeliver"):
+    def _replay_delivery(self, delivery: Delivery, record: dict[str, Any]) -> None:
+        if delivery in self._over:
             self.reopen(delivery)
-        if record.get("attempt", 0) > len(delivery.attempts):  # else the journal had it already when it started anew
-            attempt = Attempt(record["time"], record["duration"], record["status"], record["error"])
-            delivery.attempts += (attempt,)
-        delivery.confirmed = delivery.confirmed or record.get("confirmed", False)
-        state = record.get("state")
-        if state in OPEN and delivery.state in OPEN:
-            delivery.state, delivery.due = state, record.get("due", 0.0)
-            delivery.manual = delivery.manual and state != RETRYING  # a redelivery came when an attempt was under way
-        elif state is not None and delivery.state in OPEN:
-            delivery.error = record.get("error") if "attempt" not in record else None
-            self.finish(delivery, state)
+        restore(delivery, record)
+        if delivery.state not in OPEN:
+            self._end(delivery, delivery.state)

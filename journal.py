@@ -28,7 +28,7 @@ class Journal:
     def __init__(self, path: str | Path, fsync: Fsync = os.fsync) -> None:
         self.path = Path(path)
         self._fsync = fsync
-        self._notes: deque[bytes] = deque()
+        self._notes: dict[object, bytes] = {}
         self._commits: GroupCommit[tuple[bytes, Callable[[], None]]] = GroupCommit(self._write)
         self._lock_file = lock(self.path)
         self._whole = ReplacedFile(self.path, fsync, mode=0o600)
@@ -62,7 +62,7 @@ class Journal:
                 else:
                     raise StoreError(f"{self.path}, line {number}: not a record; mend it, or move the file away")
 
-    def commit(self, record: bytes, accepted: Callable[[], None]) -> None:
+    def commit(self, record: bytes, accepted: Callable[[], None] = lambda: None) -> None:
         """Append a record and return once it is on the disk.
 
         `accepted` is called between the two, so that nobody compacts the journal without the record. StoreError
@@ -70,16 +70,20 @@ class Journal:
         """
         self._commits.commit((record, accepted))
 
-    def note(self, record: bytes) -> None:
+    def note(self, key: object, record: bytes) -> None:
         """Append a record with the next commit or `flush`."""
-        self._notes.append(record)
+        self._notes[key] = record
 
-    def flush(self) -> None:
+    def flush(self) -> bool:
         """Write the notes, without waiting for the disk. A disk that refuses keeps them for later."""
         if self._notes:
-            with self._commits.turn, contextlib.suppress(OSError):
-                if not self._file.closed:
-                    self._append([])
+            with self._commits.turn:
+                try:
+                    if not self._file.closed:
+                        self._append([])
+                except OSError:
+                    return False
+        return True
 
     def compact(self, records: Callable[[], Iterable[bytes]]) -> None:
         """If the file has grown to twice its size, replace it by `records()`, in one step.
@@ -139,13 +143,13 @@ class Journal:
         if self._torn:
             os.truncate(self._file.fileno(), self._size)  # or nothing is written: it would be glued to what is torn
             self._torn = False
-        waiting = [self._notes.popleft() for _ in range(len(self._notes))]
-        notes = b"".join(waiting)
+        waiting, self._notes = self._notes, {}
+        notes = b"".join(waiting.values())
         data = notes + b"".join(records)
         try:
             write_all(self._file.fileno(), data)
         except OSError:
-            self._notes.extendleft(reversed(waiting))  # they wait for better times
+            self._notes = {**waiting, **self._notes}
             self._cut(self._size)
             raise
         self._size += len(data)

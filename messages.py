@@ -1,32 +1,30 @@
 """What is delivered: messages, deliveries, attempts, how they are signed, and how the journal writes them down.
 
-A *message* is one occurrence of an event, a *delivery* is one message for one URL, an *attempt* is one HTTP
-request of it. Here is what they are; what happens to them is delivery.py's business.
+A *message* is one occurrence of an event, a *delivery* is one message for one URL, an *attempt* is one HTTP request
+of it. Here is what they are; delivery.py decides what happens to them.
 """
 
 from __future__ import annotations
 
 import base64
 import functools
-import hashlib
 import hmac
-import itertools
 import json
 import secrets
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
-from connections import KEPT_RESPONSE
+from client import KEPT_RESPONSE, Exchange
 
 PING = "ping"
 PING_DATA = "Ping from Exposee"
+MAX_ATTEMPTS = 20  # of a delivery that are remembered: the retry schedule's ten, and as many by hand
 
 FIELDS = (
     b"Content-Type: application/json\r\n"
     b"User-Agent: Exposee/1.0\r\n"
-    b"Bypass-Tunnel-Reminder: 1\r\n"  # localtunnel shows a reminder page to whoever does not send it
+    b"Bypass-Tunnel-Reminder: 1\r\n"  # localtunnel shows a reminder page to clients that do not send it
 )
 
 PENDING, DELIVERING, RETRYING = "pending", "delivering", "retrying"
@@ -37,7 +35,7 @@ OPEN = (PENDING, DELIVERING, RETRYING)
 
 class Attempt:
     """One HTTP request of a delivery. `time` is when it began (Unix), `duration` in seconds; `error` is None
-    exactly when a whole response came. `request` and `response` are bytes, or None when they are gone."""
+    exactly when a whole answer came. `request` and `response` are bytes, or None when they are gone."""
 
     __slots__ = ("time", "duration", "status", "error", "request", "response", "received")
 
@@ -46,6 +44,10 @@ class Attempt:
         self.request: bytes | None = None
         self.response: bytes | None = None
         self.received = 0
+
+    def keep_bytes(self, exchange: Exchange) -> None:
+        """Remember what passed."""
+        self.request, self.response, self.received = exchange.request, exchange.response, exchange.received
 
     def to_json(self) -> dict[str, Any]:
         request, response = self.request, self.response  # another thread may let go of them meanwhile
@@ -62,20 +64,8 @@ class Attempt:
         }
 
 
-_id_key, _id_numbers = secrets.token_bytes(32), itertools.count()
-
-
-def new_message_id() -> str:
-    """`msg_` and 24 hex digits that nobody can foretell: a keyed hash of a counter.
-
-    secrets.token_hex(12) would be the same, with a system call at which the thread lets go of the interpreter:
-    accepting events took 4 % longer.
-    """
-    return "msg_" + hashlib.blake2b(b"%d" % next(_id_numbers), digest_size=12, key=_id_key).hexdigest()
-
-
 class Message:
-    """One occurrence of an event. `body` is what is sent."""
+    """One occurrence of an event. `body` is what is sent, `time` is Unix time."""
 
     __slots__ = ("id", "event", "time", "body", "deliveries", "left", "open")
 
@@ -84,26 +74,55 @@ class Message:
         self.event = sys.intern(event)  # one text for all that are remembered
         self.deliveries: list[Delivery | None] = []  # None: forgotten
         self.left = 0  # deliveries that are not forgotten
-        self.open = 0  # deliveries that are not finished
+        self.open = 0  # deliveries that are not over
+
+
+def new_message_id() -> str:
+    """`msg_` and 24 hex digits that nobody can guess."""
+    return "msg_" + secrets.token_hex(12)
 
 
 class Delivery:
     """One message for one URL. `due` is when the next attempt is planned (Unix), 0.0 when none is."""
 
-    __slots__ = ("message", "index", "url", "state", "attempts", "due", "error", "confirmed", "manual")
+    __slots__ = (
+        "message",
+        "index",
+        "url",
+        "state",
+        "attempts",
+        "count",
+        "tries",
+        "due",
+        "error",
+        "confirmed",
+        "manual",
+    )
 
     def __init__(self, message: Message, index: int, url: str) -> None:
         self.message, self.index, self.url = message, index, url
         self.state = PENDING
-        self.attempts: tuple[Attempt, ...] = ()
+        self.attempts: tuple[Attempt, ...] = ()  # the newest MAX_ATTEMPTS
+        self.count = 0  # attempts in all
+        self.tries = 0  # those by the retry schedule that have failed
         self.due = 0.0
         self.error: str | None = None  # why it ended without an attempt
         self.confirmed = False  # a ping that the receiver has pinged back
-        self.manual = False  # one attempt and no more: a redelivery
+        self.manual = False  # its next attempt, or the one under way, is a redelivery
 
     @property
     def id(self) -> str:
         return f"dlv_{self.message.id[4:]}_{self.index}"
+
+    def add(self, attempt: Attempt) -> None:
+        """An attempt is over."""
+        self.attempts = (*self.attempts, attempt)[-MAX_ATTEMPTS:]
+        self.count += 1
+
+    def outcome(self) -> str:
+        """Why it has failed, in words."""
+        last = self.attempts[-1] if self.attempts else None
+        return self.error or (last and (last.error or f"answered {last.status}")) or "it was not attempted"
 
     def to_json(self, attempts: bool = False) -> dict[str, Any]:
         """What GET /deliveries shows; with `attempts`, what GET /deliveries/{id} shows."""
@@ -116,7 +135,7 @@ class Delivery:
             "url": self.url,
             "state": self.state,
             "time": iso(self.message.time),
-            "attempt_count": len(self.attempts),
+            "attempt_count": self.count,
             **({"status": last.status} if last and last.status else {}),
             **({"error": error} if error else {}),
             **({"next_attempt": iso(self.due)} if self.due else {}),
@@ -126,12 +145,17 @@ class Delivery:
 
 
 def iso(seconds: float) -> str:
-    """Unix time as ISO 8601, UTC, with microseconds: who sorts by it gets the order of acceptance, in bursts too."""
+    """Unix time as ISO 8601, UTC, with microseconds: sorted by it, the messages of a burst are in their order."""
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return f"{whole}.{int(seconds % 1 * 1_000_000):06d}Z"
 
 
 # --- what is sent -----------------------------------------------------------------------------------------------------
+
+
+def body_of(event: str, data: Any) -> bytes:
+    """The body of an event's deliveries: exactly these two members."""
+    return json.dumps({"event": event, "data": data}, ensure_ascii=False).encode()
 
 
 def request(head: bytes, message: Message, timestamp: int, secret: str | None) -> bytes:
@@ -149,8 +173,8 @@ def request(head: bytes, message: Message, timestamp: int, secret: str | None) -
 
 @functools.lru_cache(4_096)
 def signing_key(secret: str) -> bytes:
-    """The bytes that a `whsec_` secret stands for; one without that prefix is taken as it is written."""
-    return base64.b64decode(secret[6:]) if secret.startswith("whsec_") else secret.encode()
+    """The bytes that a `whsec_` secret stands for."""
+    return base64.b64decode(secret.removeprefix("whsec_"))
 
 
 def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> bytes:
@@ -165,59 +189,42 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> bytes:
     return b"webhook-signature: v1," + standard + b"\r\nX-Hub-Signature-256: sha256=" + github.encode() + b"\r\n"
 
 
-# --- the journal's records --------------------------------------------------------------------------------------------
-
-
-_to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each call
-
-
-def body_of(event: str, data: Any) -> bytes:
-    """What is sent for an event: exactly these two members."""
-    return _to_json({"event": event, "data": data}).encode()
+# --- the journal's two kinds of records: a message with its URLs, and the whole state of a delivery -------------------
 
 
 def message_record(message: Message, urls: list[str]) -> bytes:
-    """A message and whom it is for. A URL that is empty stands for a delivery that is forgotten."""
-    return b'{"message": "%b", "time": %b, "body": %b, "urls": %b}\n' % (
-        message.id.encode(),
-        repr(message.time).encode(),
-        message.body,
-        json.dumps(urls).encode(),
-    )
-
-
-def attempt_record(delivery: Delivery, attempt: Attempt) -> bytes:
-    """The outcome of the newest attempt. By hand, as json.dumps takes five times as long."""
-    error = json.dumps(attempt.error) if attempt.error else "null"
+    """A message and its URLs. An empty URL stands for a delivery that is forgotten."""
+    body = json.dumps(message.body.decode(), ensure_ascii=False)  # as a text: what is sent again are the same bytes
     return (
-        f'{{"delivery": "{delivery.id}", "attempt": {len(delivery.attempts)}, "time": {attempt.time!r}, '
-        f'"duration": {attempt.duration:.6f}, "status": {attempt.status}, "error": {error}, '
-        f'"state": "{delivery.state}", "due": {delivery.due!r}}}\n'
+        f'{{"message": "{message.id}", "event": "{message.event}", "time": {message.time!r}, '
+        f'"urls": {json.dumps(urls)}, "body": {body}}}\n'
     ).encode()
 
 
-def change_record(delivery: Delivery, **changes: object) -> bytes:
-    """What changed otherwise: state, error, confirmed, redeliver."""
-    return json.dumps({"delivery": delivery.id, **changes}).encode() + b"\n"
+def delivery_record(delivery: Delivery, redeliver: bool = False) -> bytes:
+    """Where a delivery stands, or will stand when it is to be redelivered. The last record of a delivery counts.
 
-
-def attempt_records(delivery: Delivery) -> Iterator[bytes]:
-    """The attempts of a delivery, for a journal that starts anew."""
-    for number, attempt in enumerate(delivery.attempts, 1):
-        yield change_record(
-            delivery,
-            attempt=number,
-            time=attempt.time,
-            duration=attempt.duration,
-            status=attempt.status,
-            error=attempt.error,
-        )
-
-
-def state_record(delivery: Delivery) -> bytes:
-    """Where a delivery stands, for a journal that starts anew."""
-    state = PENDING if delivery.state == DELIVERING else delivery.state
-    manual = {"redeliver": True} if delivery.manual else {}
-    return change_record(
-        delivery, state=state, due=delivery.due, error=delivery.error, confirmed=delivery.confirmed, **manual
+    Put together by hand, which takes a third of json.dumps' time: there is one for each delivery.
+    """
+    state = PENDING if redeliver or delivery.state == DELIVERING else delivery.state
+    more = ', "manual": true' if redeliver or delivery.manual else ""
+    more += ', "confirmed": true' if delivery.confirmed else ""
+    more += f', "error": {json.dumps(delivery.error)}' if delivery.error and not redeliver else ""
+    attempts = ", ".join(
+        f"[{a.time!r}, {a.duration:.6f}, {a.status}, {json.dumps(a.error) if a.error else 'null'}]"
+        for a in delivery.attempts
     )
+    return (
+        f'{{"delivery": "{delivery.id}", "state": "{state}", "due": {delivery.due!r}, "tries": {delivery.tries}, '
+        f'"count": {delivery.count}{more}, "attempts": [{attempts}]}}\n'
+    ).encode()
+
+
+def restore(delivery: Delivery, record: dict[str, Any]) -> None:
+    """Let a delivery stand where its record says. KeyError, TypeError, ValueError: it is no record of ours."""
+    if record["state"] not in STATES:
+        raise ValueError("an unknown state")
+    delivery.attempts = tuple(Attempt(*values) for values in record["attempts"])
+    delivery.due, delivery.tries, delivery.count = float(record["due"]), int(record["tries"]), int(record["count"])
+    delivery.error, delivery.state = record.get("error"), record["state"]
+    delivery.manual, delivery.confirmed = record.get("manual", False), record.get("confirmed", False)

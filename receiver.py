@@ -34,7 +34,7 @@ from typing import NamedTuple
 import terminal
 from server import Routes, Server, stop_on_signals
 from terminal import SHOWN_BODY
-from transport import Transport, request_json
+
 from wire import Answer, Problem, Request
 
 PATH = "/webhook-receiver"

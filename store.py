@@ -113,6 +113,13 @@ class WebhookStore:
         removed: int = self._change(lambda: self._apply_unregister(url, list(self._by_url.get(url, ())), _anyone))
         return removed
 
+    def unregister_urls(self, urls):  # type: ignore
+        for url in urls:
+            self.unregister_all(url)
+
+    def repair(self) -> None:
+        pass
+
     def close(self) -> None:
         """Let another process have the files; what is being written is finished first."""
         with self._changes.turn:
