@@ -16,8 +16,6 @@ import re
 import ssl
 import urllib.parse
 from collections.abc import Callable, Generator
-from datetime import timezone
-from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
 from connections import READ, WRITE, Connection, Failed, Pool, Wait, explain, origin_of
@@ -26,10 +24,11 @@ MAX_HEAD = 65_536  # bytes of an answer's head, or of a line between chunks
 MAX_RESPONSE = 1_048_576  # bytes of a whole answer: nobody acknowledges a webhook with more
 KEPT_RESPONSE = 4_096  # bytes of an answer that an Exchange keeps, for people to look at
 CHUNK = 16_384  # bytes to read at once
+CHUNKED = -1  # instead of a body's length
 
 STATUS_LINE = re.compile(rb"HTTP/1\.(\d) ([1-9]\d\d)(?: [^\r\n]*)?\r\n")
 HEAD_END = re.compile(rb"\r\n\r\n|\n\r?\n")
-FOLD = re.compile(rb"\r\n[ \t]+")  # a field that goes on in the next line (RFC 9112, 5.2)
+FIELD = re.compile(rb"\n([^:\s][^:\r\n]*):([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)")  # it may go on in the next line (5.2)
 CHUNK_SIZE = re.compile(rb"0*([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?", re.DOTALL)
 
 
@@ -81,9 +80,7 @@ def exchange(pool: Pool, url: str, compose: Callable[[], bytes], deadline: float
     except (OSError, ValueError, Failed) as error:  # ValueError: a host that IDNA cannot encode
         if connection is not None:
             pool.discard(connection)
-        return Exchange(
-            request, answer.kept, answer.received, answer.status, answer.head, explain(error, answer.doing)
-        )
+        return Exchange(request, answer.kept, answer.received, answer.status, answer.head, explain(error, answer.doing))
     except BaseException:
         if connection is not None:
             pool.discard(connection)
@@ -116,32 +113,41 @@ def _converse(connection: Connection, request: bytes, answer: _Answer) -> Genera
     """Send the request and read the answer to its end. Returns whether the connection can be used again."""
     unsent, status = memoryview(request), 0
     while status < 200:  # 1xx is an interim answer (RFC 9110, 15.2): the real one follows
-        unsent = yield from _send(connection, unsent, answer)
+        answer.doing = "sending the request"
+        while unsent and not answer.data:
+            unsent = _send(connection, unsent, answer)
+            if unsent and not answer.data:
+                yield connection, READ | WRITE
+        if not answer.data:
+            answer.doing = "waiting for the answer"
         status, version = yield from _read_head(connection, answer)
     answer.status, fields = status, fields_of(answer.head)
-    framed = yield from _read_body(connection, answer, fields)
+    size = _body_size(status, fields)
+    if size is CHUNKED:
+        yield from _read_chunks(connection, answer)
+    elif size is not None:
+        yield from _skip(connection, answer, size)
+    else:
+        while (yield from _receive(connection, answer)):
+            answer.at = len(answer.data)
     close = version == b"0" or b"close" in b",".join(fields.get(b"connection", ())).lower()
-    return framed and not close and not unsent and answer.at == len(answer.data)
+    both = size is CHUNKED and b"content-length" in fields  # which of them did the server mean?
+    return size is not None and not (close or both or unsent) and answer.at == len(answer.data)
 
 
-def _send(connection: Connection, data: memoryview, answer: _Answer) -> Generator[Wait, None, memoryview]:
-    """Send until all is sent, or until an answer comes early (RFC 9112, 9.5). Returns what is left."""
-    answer.doing = "sending the request"
-    while data:
-        try:
-            data = data[connection.sock.send(data) :]
-            if not data:
-                break
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            pass
-        except ConnectionError:
-            if not _early_answer(connection, answer):
-                raise
+def _send(connection: Connection, data: memoryview, answer: _Answer) -> memoryview:
+    """Send what the socket takes; returns what is left. The beginning of an early answer is taken (RFC 9112, 9.5)."""
+    try:
+        data = data[connection.sock.send(data) :]
+    except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        pass
+    except ConnectionError:
+        if not _early_answer(connection, answer):
+            raise
+    else:
+        if not data:
             return data
-        if _early_answer(connection, answer):
-            return data
-        yield connection, READ | WRITE
-    answer.doing = "waiting for the answer"
+    _early_answer(connection, answer)
     return data
 
 
@@ -187,37 +193,27 @@ def _read_head(connection: Connection, answer: _Answer) -> Generator[Wait, None,
     line = STATUS_LINE.match(head)
     if line is None or line[2] == b"101":
         raise Failed("the answer is not HTTP/1.x: " + repr(head[:40])[1:])
-    answer.head, answer.at = head, end.end()
+    answer.head, answer.data, answer.at = head, answer.data[end.end() :], 0
     return int(line[2]), line[1]
 
 
 def fields_of(head: bytes) -> dict[bytes, list[bytes]]:
     """The values of each header field, by its name in lower case."""
     fields: dict[bytes, list[bytes]] = {}
-    for line in FOLD.sub(b" ", head).split(b"\r\n")[1:]:
-        name, _, value = line.partition(b":")
-        fields.setdefault(name.strip().lower(), []).append(value.strip(b" \t"))
+    for name, value in FIELD.findall(head):
+        fields.setdefault(name.strip().lower(), []).append(value.strip())
     return fields
 
 
-def _read_body(
-    connection: Connection, answer: _Answer, fields: dict[bytes, list[bytes]]
-) -> Generator[Wait, None, bool]:
-    """Read the body to its end, by the rules of RFC 9112, 6.3. False when only the connection's end ended it."""
-    if answer.status in (204, 304):
-        return True
-    lengths = fields.get(b"content-length", [])
+def _body_size(status: int, fields: dict[bytes, list[bytes]]) -> int | None:
+    """The length of the body by RFC 9112, 6.3; CHUNKED; None when it lasts until the connection ends."""
+    if status in (204, 304):
+        return 0
     if b"transfer-encoding" in fields:
         if b",".join(fields[b"transfer-encoding"]).lower() != b"chunked":
             raise Failed("the answer is malformed: it has another Transfer-Encoding than chunked")
-        yield from _read_chunks(connection, answer)
-        return not lengths  # two lengths: nobody knows where the next answer would begin
-    if lengths:
-        yield from _skip(connection, answer, _length(lengths))
-        return True
-    while (yield from _receive(connection, answer)):
-        answer.at = len(answer.data)
-    return False
+        return CHUNKED
+    return _length(fields[b"content-length"]) if b"content-length" in fields else None
 
 
 def _length(fields: list[bytes]) -> int:
@@ -274,18 +270,3 @@ def _read_line(connection: Connection, answer: _Answer) -> Generator[Wait, None,
 
 def _too_long() -> Failed:
     return Failed(f"the answer is longer than {MAX_RESPONSE:,} bytes")
-
-
-def retry_after(head: bytes, now: float) -> float:
-    """The seconds that a Retry-After field asks for (RFC 9110, 10.2.3: seconds or a date); 0.0 without one.
-
-    `now` is Unix time.
-    """
-    text = (fields_of(head).get(b"retry-after") or [b""])[0].decode("latin-1")
-    try:
-        if text.isascii() and text.isdigit():
-            return float(text.lstrip("0")[:10] or 0)
-        date = parsedate_to_datetime(text)
-        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() - now)
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return 0.0  # a date that is none: as if the field were absent

@@ -8,8 +8,8 @@
                              ^                                |
                              +-------- retry schedule --------+
 
-What a message, a delivery and an attempt are, messages.py says; what is remembered, history.py; whose turn it is and
-how it is sent, sender.py. Here it is decided when they are accepted, tried again and given up.
+What a message, a delivery and an attempt are, messages.py says; what is remembered, history.py; whose turn it is,
+endpoints.py; how it is sent, sender.py. Here it is decided when they are accepted, tried again and given up.
 
 Left out on purpose: order of arrival (retries break it anyway), and exactly-once (nobody has it: receivers
 recognise a repeated webhook-id).
@@ -21,13 +21,14 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
 
 from addresses import Guard
-from client import Exchange, exchange, retry_after
+from client import Exchange, exchange
 from durable import StoreError
-from history import History
+from endpoints import Endpoint, Endpoints
+from history import History, records
+from housekeeper import Housekeeper
 from journal import Journal
 from messages import (
     CANCELLED,
@@ -48,20 +49,14 @@ from messages import (
     new_message_id,
     request,
 )
-from sender import Endpoint, Endpoints, Exchanging, Outcome, senders
+from retries import RETRY_SCHEDULE, Schedule
+from sender import Exchanging, InFlight, senders
 from store import WebhookStore
-
-RETRY_SCHEDULE = (5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
-# standardwebhooks.com: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h: 75 hours in all
-JITTER = 0.2  # of each delay, so that what failed together does not come back together
-MAX_RETRY_AFTER = 86_400.0  # a receiver may postpone us, but not for ever
 
 MAX_WAITING = 500_000  # deliveries that wait in all
 MAX_BODIES = 268_435_456  # bytes of the messages that wait
 MAX_BACKLOG = 10_000  # deliveries that wait for one URL
 SHARE = 16  # a URL may have one part in so many of what is left of MAX_WAITING and of MAX_BODIES
-FLUSH_SECONDS = 1.0  # after which an outcome is in the journal's file at the latest
-PAUSE_SECONDS = 5.0  # the same when the disk has refused
 CLOSE_SECONDS = 5.0  # what attempts under way get at shutdown
 PING_SECONDS = 5.0  # what a round of pings waits for the last one to be sent
 
@@ -107,9 +102,9 @@ class Dispatcher:
         self._history = History()
         self._senders = senders(workers, self, self.changed, guard, exchanging, timeout, monotonic)
         self._orphans: dict[str, list[Delivery]] = {}  # by URL: what waits, and nobody is registered for
-        self._pinging = threading.Lock()  # held while a round of pings begins; taken before `changed`
-        self._round: list[Delivery] = []  # the newest round of pings
-        self._housekeeper = Housekeeper(self, store, journal, self._history.records, log)
+        self._gone: dict[str, None] = {}  # URLs that answered 410, until they are unregistered
+        self._pinging = threading.Lock()  # held while a round of pings begins; taken before the other one
+        self._housekeeper = Housekeeper(self.keep_house, log)
         self._resume()
 
     def start(self) -> None:
@@ -150,9 +145,10 @@ class Dispatcher:
     def _has_room(self, delivery: Delivery) -> bool:
         """Whether one more may wait for this URL: so URLs that are dead never close /trigger for the others."""
         endpoint = self._endpoints(delivery.url).get(delivery.url)
+        backlog = len(endpoint.waiting) + len(endpoint.retrying)
         count = min(MAX_BACKLOG, (MAX_WAITING - self._history.waiting) // SHARE)
         size = (MAX_BODIES - self._history.bodies) // SHARE
-        return not endpoint.backlog or (endpoint.backlog < count and endpoint.size < size)
+        return not backlog or (backlog < count and endpoint.size < size)
 
     def _endpoints(self, url: str) -> Endpoints:
         return self._senders[hash(url) % len(self._senders)].endpoints
@@ -184,8 +180,7 @@ class Dispatcher:
             if delivery.state != RETRYING:
                 self._history.reopen(delivery)
             delivery.state, delivery.manual, delivery.error = PENDING, True, None
-            self._endpoints(delivery.url).rush(delivery)
-            self._history.changed(delivery)
+            self._rush(delivery)
             self.wake()
 
     # Pinging
@@ -196,17 +191,18 @@ class Dispatcher:
         One round begins when the last one has been sent. All who ask meanwhile share the next, and a URL whose ping is
         under way is not sent another.
         """
-        before = self._round
+        rounds = self._history.rounds
         with self._pinging:
-            if self._round is before:
+            if self._history.rounds == rounds:
                 self._begin_round()
         with self.changed:
             return list(filter(None, map(self._history.newest_ping, self._store.urls())))
 
     def _begin_round(self) -> None:
         with self.changed:
-            self.changed.wait_for(lambda: all(d.state != PENDING for d in self._round), PING_SECONDS)
-            under_way = {d.url for d in self._round if d.state in OPEN}
+            pings = self._history.pings()
+            self.changed.wait_for(lambda: all(ping.state != PENDING for ping in pings), PING_SECONDS)
+            under_way = {ping.url for ping in pings if ping.state in OPEN}
         urls = [url for url in self._store.urls() if url not in under_way]
         message = Message(new_message_id(), PING, self._schedule.clock(), body_of(PING, PING_DATA))
         self._journal.commit(message_record(message, urls), lambda: self._accept_round(message, urls))
@@ -214,12 +210,13 @@ class Dispatcher:
     def _accept_round(self, message: Message, urls: list[str]) -> None:
         with self.changed:
             self._history.add(message, urls)
-            under_way = [delivery for delivery in self._round if delivery.state in OPEN]
-            self._round = [*under_way, *filter(None, message.deliveries)]
             for delivery in filter(None, message.deliveries):
-                self._endpoints(delivery.url).rush(delivery)
-                self._history.changed(delivery)
+                self._rush(delivery)
             self.wake()
+
+    def _rush(self, delivery: Delivery) -> None:
+        self._endpoints(delivery.url).rush(delivery)
+        self._history.changed(delivery)
 
     def confirm_ping(self, url: str) -> None:
         """Mark the newest ping to `url` as confirmed. NotPossible when it failed, or when there is none."""
@@ -235,59 +232,78 @@ class Dispatcher:
 
     # Unregistering
 
-    def cancel(self, urls: Iterable[str], event: str | None = None) -> None:
-        """These webhooks were unregistered: what waits for them is not sent (every event's, without `event`).
+    def cancel(self, url: str, event: str) -> None:
+        """This webhook was unregistered: what waits for it is not sent.
 
         That is on the disk when this returns. StoreError when the disk refused.
         """
-        gone = 0
         with self.changed:
-            for url in urls:
-                gone += self._cancel(url, event)
+            gone = self._cancel(url, lambda delivery: delivery.message.event == event)
             self.changed.notify_all()
         if gone:
+            self._log(f"{event} -> {url}: unregistered, {gone} waiting cancelled")
             self._journal.commit(b"")
 
-    def _cancel(self, url: str, event: str | None) -> int:
-        endpoints = self._endpoints(url)
-        endpoint, orphans = endpoints.get(url), self._orphans.pop(url, [])
-        # what somebody has registered anew meanwhile stays
-        gone = {
-            d
-            for d in (*endpoint.planned(), *orphans)
-            if event in (None, d.message.event) and not self._store.registered(url, d.message.event)
-        }
+    def _cancel(self, url: str, concerns: Callable[[Delivery], bool]) -> int:
+        """Cancel what waits for a URL, except for what it is registered for: that may have been registered anew."""
+        endpoints, orphans = self._endpoints(url), self._orphans.pop(url, [])
+        endpoint = endpoints.get(url)
+        waiting = [d for d in (*endpoint.planned(), *orphans) if d.state in (PENDING, RETRYING)]
+        gone = {d for d in waiting if concerns(d) and not self._store.registered(url, d.message.event)}
         if left := [delivery for delivery in orphans if delivery not in gone]:
             self._orphans[url] = left
         for delivery in gone:
-            if delivery.state in (PENDING, RETRYING):
-                self._end(delivery, CANCELLED, "unregistered")
+            self._end(delivery, CANCELLED, "unregistered")
         endpoints.withdraw(endpoint, gone)
-        self._forget(endpoint)
-        if gone:
-            self._log(f"{event or 'all'} -> {url}: unregistered, {len(gone)} waiting cancelled")
+        self._forget(endpoints, endpoint)
         return len(gone)
 
     def registered(self, url: str) -> None:
         """A webhook was registered: what has waited for it is sent, and a 410 that came before counts no longer."""
-        self._housekeeper.keep(url)
         with self.changed:
-            endpoints = self._endpoints(url)
-            endpoint = endpoints.get(url)
-            endpoint.gone = False
-            endpoints.queue(endpoint)
+            self._gone.pop(url, None)
             for delivery in self._orphans.pop(url, []):
                 self._plan(delivery)
             self.wake()
 
+    def keep_house(self) -> bool:
+        """What blocks, and no sender may do; called about once a second. False when the disk has refused."""
+        if self._gone:
+            self._unregister_gone()
+        self._store.repair()
+        self._journal.compact(self._records)
+        return self._journal.flush()
+
+    def _records(self) -> Iterator[bytes]:
+        with self.changed:
+            messages, over = self._history.snapshot()
+        return records(messages, over)
+
+    def _unregister_gone(self) -> None:
+        """Unregister all URLs that answered 410 with one replacement of webhooks.json, and cancel what waits for them."""
+        with self.changed:
+            gone = list(self._gone)
+        try:
+            self._store.unregister_urls(gone)
+        except StoreError as error:
+            return self._log(f"{len(gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
+        with self.changed:
+            for url in gone:
+                self._gone.pop(url, None)
+                count = self._cancel(url, lambda delivery: True)
+                self._log(f"{url} answered 410 Gone: unregistered" + (f", {count} waiting cancelled" if count else ""))
+            self.changed.notify_all()
+
     # What the senders ask; see sender.Decisions
 
-    def claim(self, endpoints: Endpoints, count: int) -> list[tuple[Endpoint, Delivery]]:
+    def turn(self, endpoints: Endpoints, over: list[InFlight], room: int) -> list[tuple[Endpoint, Delivery]]:
+        for attempt in over:
+            self._settle(endpoints, attempt)
         now = self._schedule.monotonic()
         while endpoints.due() <= now:
             self._retry(endpoints, endpoints.pop_due(), now)
         claimed: list[tuple[Endpoint, Delivery]] = []
-        while len(claimed) < count and (taken := endpoints.take()):
+        while len(claimed) < room and (taken := endpoints.take()):
             endpoint, delivery = taken
             if self._is_wanted(delivery):
                 delivery.state = DELIVERING
@@ -295,8 +311,10 @@ class Dispatcher:
                 claimed.append(taken)
             else:  # it was unregistered between the trigger and now
                 self._end(delivery, CANCELLED, "unregistered")
-                endpoints.finish(endpoint, None)
-                self._forget(endpoint)
+                endpoints.finish(endpoint, False, 0.0)
+                self._forget(endpoints, endpoint)
+        if over or claimed:
+            self.changed.notify_all()
         return claimed
 
     def _retry(self, endpoints: Endpoints, delivery: Delivery, now: float) -> None:
@@ -305,58 +323,58 @@ class Dispatcher:
             endpoints.add(delivery)
             self._history.changed(delivery)
         else:  # an attempt by hand is under way: what comes of it decides
-            endpoints.postpone(delivery, now + FLUSH_SECONDS)
+            endpoints.postpone(delivery, now + 1.0)
 
     def _is_wanted(self, delivery: Delivery) -> bool:
-        event = delivery.message.event
-        if event == PING or delivery.manual:
-            return event == PING or self._store.has(delivery.url)
-        return self._store.registered(delivery.url, event)
+        if delivery.message.event == PING:
+            return True
+        if delivery.url in self._gone:
+            return False
+        if delivery.manual:
+            return self._store.has(delivery.url)
+        return self._store.registered(delivery.url, delivery.message.event)
 
     def compose(self, endpoint: Endpoint, delivery: Delivery) -> bytes:
         timestamp = int(self._schedule.clock())
         return request(endpoint.head, delivery.message, timestamp, self._store.secret(endpoint.url))
-
-    def settle(self, endpoints: Endpoints, outcomes: list[Outcome]) -> None:
-        for endpoint, delivery, duration, outcome in outcomes:
-            began = self._schedule.clock() - duration
-            attempt = Attempt(began, duration, outcome.status, outcome.error)
-            self._history.keep_bytes(attempt, outcome)
-            delivery.add(attempt)
-            success = outcome.error is None and 200 <= outcome.status < 300
-            endpoints.finish(endpoint, success, duration)
-            if success:
-                self._finish(endpoints, delivery, DELIVERED)
-            else:
-                self._failed(endpoints, endpoint, delivery, outcome)
-            self._changed(delivery)
-            self._forget(endpoint)
-            self._log_attempt(delivery, attempt)
-            self._show(delivery, attempt)
-        if outcomes:
-            self.changed.notify_all()
 
     def report(self, error: Exception) -> None:
         self._log(f"an error on our side: {error!r}")
 
     # What comes after an attempt
 
-    def _failed(self, endpoints: Endpoints, endpoint: Endpoint, delivery: Delivery, outcome: Exchange) -> None:
+    def _settle(self, endpoints: Endpoints, over: InFlight) -> None:
+        """Record the outcome of an attempt, and decide what comes next."""
+        delivery, outcome = over.delivery, over.outcome
+        attempt = Attempt(self._schedule.clock() - over.duration, over.duration, outcome.status, outcome.error)
+        self._history.keep_bytes(attempt, outcome)
+        delivery.add(attempt)
+        success = outcome.error is None and 200 <= outcome.status < 300
+        endpoints.finish(over.endpoint, success, over.duration)
+        if success:
+            self._finish(endpoints, delivery, DELIVERED)
+        else:
+            self._failed(endpoints, delivery, outcome)
+        self._changed(delivery)
+        self._forget(endpoints, over.endpoint)
+        self._log_attempt(delivery, attempt)
+        self._show(delivery, attempt)
+
+    def _failed(self, endpoints: Endpoints, delivery: Delivery, outcome: Exchange) -> None:
         if outcome.error is None and outcome.status == 410:  # it does not want to hear from us again
-            endpoint.gone = True
-            endpoints.queue(endpoint)
-            self._housekeeper.unregister(endpoint.url)
-            return self._finish(endpoints, delivery, FAILED)
-        if delivery.manual and delivery.due:
+            self._gone[delivery.url] = None
+            self._housekeeper.wake()
+            self._finish(endpoints, delivery, FAILED)
+        elif delivery.manual and delivery.due:
             delivery.state, delivery.manual = RETRYING, False  # as planned before
-            return None
-        delivery.tries += not delivery.manual
-        if delivery.manual or delivery.message.event == PING or delivery.tries > len(self._schedule.delays):
-            return self._finish(endpoints, delivery, FAILED)
-        if not self._store.registered(delivery.url, delivery.message.event):
-            return self._finish(endpoints, delivery, CANCELLED)
-        delay = self._schedule.delay(delivery.tries, retry_after(outcome.head, self._schedule.clock()))
-        self._postpone(delivery, delay)
+        elif delivery.manual or delivery.message.event == PING or delivery.tries == len(self._schedule.delays):
+            self._finish(endpoints, delivery, FAILED)
+        elif not self._store.registered(delivery.url, delivery.message.event):
+            self._finish(endpoints, delivery, CANCELLED)
+        else:
+            delay = self._schedule.delay(delivery.tries, outcome.head)
+            delivery.tries += 1
+            self._postpone(delivery, delay)
 
     def _postpone(self, delivery: Delivery, delay: float) -> None:
         delivery.state, delivery.due = RETRYING, self._schedule.clock() + delay
@@ -377,9 +395,9 @@ class Dispatcher:
         self._journal.note(delivery, delivery_record(delivery))
         self._history.changed(delivery)
 
-    def _forget(self, endpoint: Endpoint) -> None:
+    def _forget(self, endpoints: Endpoints, endpoint: Endpoint) -> None:
         if not self._store.has(endpoint.url):
-            self._endpoints(endpoint.url).forget(endpoint)
+            endpoints.forget(endpoint)
 
     def _log_attempt(self, delivery: Delivery, attempt: Attempt) -> None:
         outcome = attempt.error or f"{attempt.status} in {attempt.duration * 1000:.0f} ms"
@@ -477,87 +495,3 @@ class Dispatcher:
             self.changed.notify_all()
         self._journal.close()
         return self._history.waiting
-
-
-class Schedule(NamedTuple):
-    """When the next attempt is made. Planned by the monotonic clock: a step of the other one changes nothing."""
-
-    delays: tuple[float, ...]
-    chance: Callable[[], float]
-    clock: Callable[[], float]
-    monotonic: Callable[[], float]
-
-    def delay(self, tries: int, asked: float) -> float:
-        """Seconds until the next attempt after so many have failed; the receiver `asked` for so many at least."""
-        delay = self.delays[tries - 1] * (1 + JITTER * (2 * self.chance() - 1))
-        return max(delay, min(asked, MAX_RETRY_AFTER))
-
-    def left(self, due: float) -> float:
-        """Seconds until `due` (Unix), which a journal has from a clock that may have been wrong."""
-        longest = max(MAX_RETRY_AFTER, (1 + JITTER) * max(self.delays, default=0.0))
-        return min(max(0.0, due - self.clock()), longest)
-
-
-class Housekeeper:
-    """A thread for what blocks, and what no sender may do: flush, compact, repair, and unregister what is gone."""
-
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        store: WebhookStore,
-        journal: Journal,
-        records: Callable[[], Iterable[bytes]],
-        log: Callable[[str], None],
-    ) -> None:
-        self._dispatcher, self._store, self._journal, self._records, self._log = dispatcher, store, journal, records, log
-        self._gone: dict[str, None] = {}  # URLs that answered 410; relies on atomic dict operations
-        self._wake = threading.Event()
-        self.closed = False
-        self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def unregister(self, url: str) -> None:
-        """A receiver answered 410 Gone."""
-        self._gone[url] = None
-        self._wake.set()
-
-    def keep(self, url: str) -> None:
-        """It was registered again."""
-        self._gone.pop(url, None)
-
-    def close(self) -> None:
-        self.closed = True
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(CLOSE_SECONDS)
-        self._unregister()
-
-    def _run(self) -> None:
-        while not self.closed:
-            pause = FLUSH_SECONDS
-            try:
-                self._unregister()
-                self._store.repair()
-                self._journal.compact(self._records)
-                if not self._journal.flush():
-                    pause = PAUSE_SECONDS
-            except Exception as error:  # a bug, or a disk that fails: deliveries must go on
-                self._log(f"error: {error!r}")
-            self._wake.wait(pause)
-            self._wake.clear()
-
-    def _unregister(self) -> None:
-        """Unregister all that are gone with one replacement of webhooks.json."""
-        urls = list(self._gone)
-        if not urls:
-            return
-        try:
-            self._store.unregister_urls(urls)
-            for url in urls:
-                self.keep(url)
-                self._log(f"{url} answered 410 Gone: unregistered")
-            self._dispatcher.cancel(urls)
-        except StoreError as error:
-            self._log(f"{len(urls)} URLs answered 410 Gone, but could not be unregistered: {error}")

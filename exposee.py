@@ -40,10 +40,11 @@ import terminal
 from access import Allowance, carries, is_local
 from addresses import Guard, spelled
 from checks import check_secret, check_url, members, preferred_wait, shown, text, url_problem
-from delivery import RETRY_SCHEDULE, Dispatcher, Full, NotPossible
+from delivery import Dispatcher, Full, NotPossible
 from durable import StoreError
 from journal import Journal
 from messages import DELIVERED, PING, PING_DATA, STATES, Attempt, Delivery, body_of, new_message_id
+from retries import RETRY_SCHEDULE
 from server import Routes, Server, stop_on_signals
 from store import WebhookStore
 from wire import Answer, Problem, Request
@@ -119,7 +120,7 @@ class Exposee:
             count = self._store.unregister(url, event, self._permit(request, secret))
             if not count:
                 raise Problem(404, "0 webhook(s) unregistered")
-            self._dispatcher.cancel([url], event)
+            self._dispatcher.cancel(url, event)
         return Answer(200, {"message": f"{count} webhook(s) unregistered"})
 
     def ping(self, request: Request) -> Answer:

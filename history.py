@@ -6,7 +6,7 @@ It is in memory only and within limits; after a restart it is made anew from the
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,13 +24,13 @@ class History:
     """Messages and their deliveries, guarded by the dispatcher's lock. Plain counters may be read without it.
 
     `waiting` is how many deliveries are not over, `bodies` how many bytes the messages have that wait for them,
-    `version` how many changes there have been.
+    `rounds` how many rounds of pings, `version` how many changes there have been.
     """
 
     def __init__(self) -> None:
-        self.waiting = self.bodies = self.version = 0
+        self.waiting = self.bodies = self.rounds = self.version = 0
         self._messages: dict[str, Message] = {}  # oldest first
-        self._over: dict[Delivery, None] = {}  # in the order in which they ended
+        self._over: OrderedDict[Delivery, None] = OrderedDict()  # in the order in which they ended
         self._past_bytes = 0  # of the messages of which nothing waits
         self._pings: dict[str, Delivery] = {}  # the newest of each URL
         self._raw: deque[Attempt] = deque()  # those with bytes, oldest first
@@ -50,6 +50,7 @@ class History:
         self.waiting += len(deliveries)
         self.bodies += len(message.body)
         if message.event == PING:
+            self.rounds += 1
             self._pings.update((delivery.url, delivery) for delivery in deliveries)
 
     def finish(self, delivery: Delivery, state: str) -> None:
@@ -81,8 +82,7 @@ class History:
     def trim(self) -> None:
         """Forget the oldest of what is over, until the rest is within the limits."""
         while len(self._over) > MAX_OVER or self._past_bytes > MAX_PAST:
-            old = next(iter(self._over))
-            del self._over[old]
+            old, _ = self._over.popitem(last=False)
             message = old.message
             message.deliveries[old.index] = None
             message.left -= 1
@@ -140,6 +140,10 @@ class History:
     def newest_ping(self, url: str) -> Delivery | None:
         return self._pings.get(url)
 
+    def pings(self) -> list[Delivery]:
+        """The newest ping of each URL."""
+        return list(self._pings.values())
+
     def open_deliveries(self) -> Iterator[Delivery]:
         """Those that are not over; they may end meanwhile."""
         for message in list(self._messages.values()):
@@ -147,18 +151,9 @@ class History:
 
     # The journal's records, out and in
 
-    def records(self) -> Iterator[bytes]:
-        """All that is worth keeping, for a journal that starts anew; what is over in the order in which it ended.
-
-        Called without the lock: each copy is made in one step, and a change meanwhile has a record of its own, which
-        comes later in the journal.
-        """
-        over = dict.fromkeys(list(self._over))
-        for message in list(self._messages.values()):
-            deliveries = list(message.deliveries)
-            yield message_record(message, [d.url if d else "" for d in deliveries])
-            yield from (delivery_record(d) for d in deliveries if d is not None and d not in over)
-        yield from map(delivery_record, over)
+    def snapshot(self) -> tuple[list[Message], list[Delivery]]:
+        """The messages, oldest first, and the deliveries that are over, in the order in which they ended."""
+        return list(self._messages.values()), list(self._over)
 
     def replay(self, record: dict[str, Any]) -> None:
         """Let what a record tells happen again. KeyError, TypeError, ValueError, AttributeError: it is not ours."""
@@ -178,3 +173,16 @@ class History:
         restore(delivery, record)
         if delivery.state not in OPEN:
             self._end(delivery, delivery.state)
+
+
+def records(messages: list[Message], over: list[Delivery]) -> Iterator[bytes]:
+    """The records of all that is worth keeping, for a journal that starts anew.
+
+    Called without the lock: a delivery that changes meanwhile has a note of its own, which comes later in the journal.
+    """
+    ended = set(over)
+    for message in messages:
+        deliveries = list(message.deliveries)
+        yield message_record(message, [delivery.url if delivery else "" for delivery in deliveries])
+        yield from (delivery_record(delivery) for delivery in deliveries if delivery and delivery not in ended)
+    yield from map(delivery_record, over)

@@ -34,7 +34,6 @@ from typing import NamedTuple
 import terminal
 from server import Routes, Server, stop_on_signals
 from terminal import SHOWN_BODY
-
 from wire import Answer, Problem, Request
 
 PATH = "/webhook-receiver"

@@ -17,8 +17,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import terminal
 from transport import Exchange, Transport, request_json
+
+import terminal
 
 SECONDS = 15.0  # for a request; GET /ping waits up to five for the receivers
 

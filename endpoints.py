@@ -1,0 +1,169 @@
+"""Whose turn it is: endpoints, each with what waits for it and a window, and the policy that keeps them apart.
+
+An endpoint is one URL. Its window is how many attempts may be under way for it: it opens with each success and closes
+to one with a failure. Pings and redeliveries have an endpoint of their own, whose window is always open: they go past
+what waits for the URL, and take turns with all other endpoints.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import OrderedDict, deque
+from collections.abc import Collection
+
+from client import request_head
+from messages import Delivery
+
+WINDOW = 16  # attempts under way for one endpoint at the most
+PROMPT = 1.0  # seconds: an endpoint that answers within them has proven itself
+
+# The kinds of attempts that may begin, and which share of all that may be under way may be when one does. So endpoints
+# that hang never take what the proven ones need, and endpoints with much to do never what others need for their first.
+PROVEN, FIRST, FURTHER = range(3)
+SHARES = (
+    1.00,  # PROVEN: the endpoint's last attempt was a prompt success, and none is under way
+    0.75,  # FIRST: any other endpoint that has none under way
+    0.50,  # FURTHER: any endpoint that has some under way
+)
+
+
+class Endpoint:
+    """One URL: what waits for it, and how its receiver has behaved. Guarded by the dispatcher's lock."""
+
+    __slots__ = ("url", "head", "waiting", "retrying", "size", "under_way", "window", "urgent", "proven", "kind")
+
+    def __init__(self, url: str, urgent: bool = False) -> None:
+        self.url, self.head = url, request_head("POST", url)
+        self.waiting: deque[Delivery] = deque()
+        self.retrying: list[tuple[float, int, Delivery]] = []  # a heap, by the time when they are due (monotonic)
+        self.size = 0  # bytes of the bodies in both
+        self.under_way, self.window, self.urgent = 0, 1, urgent
+        self.proven = False
+        self.kind: int | None = None  # the queue in which it stands
+
+    def planned(self) -> list[Delivery]:
+        """What waits for its turn or its time."""
+        return [*self.waiting, *(delivery for _, _, delivery in self.retrying)]
+
+
+class Endpoints:
+    """The endpoints of one sender, which has at most `limit` attempts under way. Guarded by the dispatcher's lock."""
+
+    def __init__(self, limit: int) -> None:
+        self._usual: dict[str, Endpoint] = {}
+        self._urgent: dict[str, Endpoint] = {}
+        self._queues: tuple[OrderedDict[Endpoint, None], ...] = tuple(OrderedDict() for _ in SHARES)
+        self._limits = [max(1, int(limit * share)) for share in SHARES]
+        self._turn = 0
+        self._due: list[tuple[float, int, Endpoint]] = []  # a heap: when which endpoint has a retry to make
+        self._numbers = itertools.count()  # decide between two that are due at the same time
+        self.under_way = 0
+
+    def get(self, url: str) -> Endpoint:
+        """The endpoint of a URL."""
+        endpoint = self._usual.get(url)
+        if endpoint is None:
+            endpoint = self._usual[url] = Endpoint(url)
+        return endpoint
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """Let go of an endpoint that has nothing to do."""
+        if not (endpoint.waiting or endpoint.retrying or endpoint.under_way):
+            (self._urgent if endpoint.urgent else self._usual).pop(endpoint.url, None)
+
+    def add(self, delivery: Delivery) -> None:
+        """Let a delivery wait for its turn."""
+        self._add(self.get(delivery.url), delivery)
+
+    def rush(self, delivery: Delivery) -> None:
+        """Let a ping or a redelivery go past what waits for its URL."""
+        endpoint = self._urgent.get(delivery.url)
+        if endpoint is None:
+            endpoint = self._urgent[delivery.url] = Endpoint(delivery.url, urgent=True)
+            endpoint.proven = self.get(delivery.url).proven
+        self._add(endpoint, delivery)
+
+    def _add(self, endpoint: Endpoint, delivery: Delivery) -> None:
+        endpoint.waiting.append(delivery)
+        endpoint.size += len(delivery.message.body)
+        self._queue(endpoint)
+
+    def _queue(self, endpoint: Endpoint) -> None:
+        """Let an endpoint stand in the queue in which it belongs, at the end if it comes from another."""
+        kind = None
+        if endpoint.waiting and (endpoint.urgent or endpoint.under_way < endpoint.window):
+            kind = FURTHER if endpoint.under_way else PROVEN if endpoint.proven else FIRST
+        if kind != endpoint.kind:
+            if endpoint.kind is not None:
+                del self._queues[endpoint.kind][endpoint]
+            if kind is not None:
+                self._queues[kind][endpoint] = None
+            endpoint.kind = kind
+
+    def take(self) -> tuple[Endpoint, Delivery] | None:
+        """The next delivery to attempt, which is under way from now on: the queues take turns, and their endpoints."""
+        for _ in SHARES:
+            self._turn = (self._turn + 1) % len(SHARES)
+            if self._queues[self._turn] and self.under_way < self._limits[self._turn]:
+                endpoint, _none = self._queues[self._turn].popitem(last=False)
+                endpoint.kind = None
+                delivery = endpoint.waiting.popleft()
+                endpoint.size -= len(delivery.message.body)
+                endpoint.under_way += 1
+                self.under_way += 1
+                self._queue(endpoint)
+                return endpoint, delivery
+        return None
+
+    def finish(self, endpoint: Endpoint, success: bool, duration: float) -> None:
+        """An attempt is over."""
+        self.under_way -= 1
+        endpoint.under_way -= 1
+        endpoint.window = min(2 * endpoint.window, WINDOW) if success else 1
+        endpoint.proven = success and duration < PROMPT
+        self._queue(endpoint)
+        if endpoint.urgent:
+            self.get(endpoint.url).proven = endpoint.proven
+            self.forget(endpoint)
+
+    # Retries
+
+    def postpone(self, delivery: Delivery, due: float) -> None:
+        """Let a delivery wait until `due` (monotonic)."""
+        endpoint = self.get(delivery.url)
+        heapq.heappush(endpoint.retrying, (due, next(self._numbers), delivery))
+        endpoint.size += len(delivery.message.body)
+        self._plan(endpoint)
+
+    def _plan(self, endpoint: Endpoint) -> None:
+        """See that the endpoint is looked at when its first retry is due."""
+        if endpoint.retrying:
+            heapq.heappush(self._due, (endpoint.retrying[0][0], next(self._numbers), endpoint))
+
+    def due(self) -> float:
+        """The time when the next retry is due (monotonic), infinity without any."""
+        while self._due:
+            due, _, endpoint = self._due[0]
+            if endpoint.retrying and endpoint.retrying[0][0] == due:
+                return due
+            heapq.heappop(self._due)  # that retry was withdrawn, or another one was planned before it
+        return math.inf
+
+    def pop_due(self) -> Delivery:
+        """The delivery that is due next; it waits no longer."""
+        endpoint = heapq.heappop(self._due)[2]
+        delivery = heapq.heappop(endpoint.retrying)[2]
+        endpoint.size -= len(delivery.message.body)
+        self._plan(endpoint)
+        return delivery
+
+    def withdraw(self, endpoint: Endpoint, gone: Collection[Delivery]) -> None:
+        """Take these out of what waits for the endpoint."""
+        endpoint.waiting = deque(delivery for delivery in endpoint.waiting if delivery not in gone)
+        endpoint.retrying = [entry for entry in endpoint.retrying if entry[2] not in gone]
+        heapq.heapify(endpoint.retrying)
+        endpoint.size = sum(len(delivery.message.body) for delivery in endpoint.planned())
+        self._plan(endpoint)
+        self._queue(endpoint)
