@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
@@ -41,6 +41,6 @@ def retry_after(head: bytes, now: float) -> float:
         if text.isascii() and text.isdigit():
             return float(text.lstrip("0")[:10] or 0)
         date = parsedate_to_datetime(text)
-        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now)
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() - now)
     except (ValueError, TypeError, OverflowError, IndexError):
         return 0.0  # a date that is none: as if the field were absent
