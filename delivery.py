@@ -17,6 +17,7 @@ recognise a repeated webhook-id).
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
@@ -204,7 +205,7 @@ class Dispatcher:
             self.changed.wait_for(lambda: all(ping.state != PENDING for ping in pings), PING_SECONDS)
             under_way = {ping.url for ping in pings if ping.state in OPEN}
         urls = [url for url in self._store.urls() if url not in under_way]
-        message = Message(new_message_id(), PING, self._schedule.clock(), body_of(PING, PING_DATA))
+        message = Message(new_message_id(), PING, self._schedule.clock(), body_of(PING, json.dumps(PING_DATA).encode()))
         self._journal.commit(message_record(message, urls), lambda: self._accept_round(message, urls))
 
     def _accept_round(self, message: Message, urls: list[str]) -> None:

@@ -142,7 +142,7 @@ class Exposee:
         if "data" not in body:
             raise Problem(422, "data is missing, expected any JSON value")
         with storing():
-            message = self._dispatcher.trigger(event, body_of(event, body["data"]))
+            message = self._dispatcher.trigger(event, body_of(event, json.dumps(body["data"], ensure_ascii=False).encode()))
         deliveries = [delivery for delivery in message.deliveries if delivery is not None]
         seconds = preferred_wait(request)
         if seconds is not None and self._wait(deliveries, seconds):
