@@ -1,27 +1,41 @@
-"""The integrator's script: registers a receiver's URL at an exposee, and takes it back.
+"""The integrator's script: registers a receiver's URL at an exposee, and unregisters it.
 
-    python register_webhook.py --exposee http://localhost:3000 --url http://localhost:8080/webhook-receiver \\
-                               --events payment_received,invoice_completed
+    python register_webhook.py --events payment_received,invoice_completed
     python register_webhook.py --ping | --ping-back | --unregister
 
-It sends one request (with --unregister, one for each event), prints the answer and ends: with exit code 0, with 1
-when the exposee refused or could not be reached, with 2 when an option made no sense.
+It sends one request (with --unregister, one for each event) and prints the answer. Exit code 0; 1 when the exposee
+refused or could not be reached; 2 when an option made no sense.
 """
 
 from __future__ import annotations
 
+import terminal  # isort: skip  # first, so that a Ctrl-C during the other imports is no traceback
+
 import argparse
+import http.client
 import json
 import os
+import socket
+import ssl
 import sys
+import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
-from transport import Exchange, Transport, request_json
-
-import terminal
-
-SECONDS = 15.0  # for a request; GET /ping waits up to five for the receivers
+SECONDS = 15.0  # of silence from the exposee; GET /ping waits up to 5 s for the receivers
+MAX_ANSWER = 1_048_576  # bytes; the size is the exposee's claim
+HINTS: list[tuple[type[Exception], str]] = [
+    (ConnectionRefusedError, "connection refused: start the exposee, or check --exposee"),
+    (socket.gaierror, "the host name was not found: check --exposee"),
+    (ssl.SSLCertVerificationError, "the TLS certificate does not verify: check the host name"),
+    (TimeoutError, f"no answer within {SECONDS:.0f} s: check the port and the tunnel"),
+    (ConnectionError, "the connection was closed without an answer: check the port and the tunnel"),
+    (http.client.HTTPException, "the answer is not HTTP/1.x: check the port"),
+]
+FIELDS = {"Bypass-Tunnel-Reminder": "1", "User-Agent": "integrator/1.0", "Accept": "application/json"}
+OPENER = urllib.request.OpenerDirector()  # urlopen would follow redirects, open files and obey proxy variables
+OPENER.add_handler(urllib.request.HTTPHandler())
+OPENER.add_handler(urllib.request.HTTPSHandler())
 
 
 def calls(options: argparse.Namespace) -> list[tuple[str, str, str, Any]]:
@@ -38,43 +52,44 @@ def calls(options: argparse.Namespace) -> list[tuple[str, str, str, Any]]:
     return [("Register", "POST", "/webhooks/register", {"url": url, "event_types": events, **secret})]
 
 
-def failure(exchange: Exchange) -> str | None:
-    """Why this exchange did not do what it was for, in one line; None if it did."""
-    if exchange.error or 200 <= exchange.status < 300:
-        return exchange.error
+def send(method: str, url: str, body: Any, raw: bool) -> tuple[int, str]:
+    """The status and the text of the answer; 0 and the reason when there was none."""
+    kind = {} if body is None else {"Content-Type": "application/json"}
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {**kind, **FIELDS}, method=method)
+    head, answer = "", b""
     try:
-        detail = json.loads(exchange.body)["detail"]
-    except (ValueError, TypeError, KeyError):
-        detail = exchange.body[:200].decode("utf-8", "replace")
-    return f"{exchange.status} {detail}"
+        with OPENER.open(request, timeout=SECONDS) as response:
+            fields = [f"{name}: {value}" for name, value in response.headers.items()]
+            head = "\r\n".join([f"HTTP/1.1 {response.status} {response.reason}", *fields, "", ""])
+            answer = response.read(MAX_ANSWER + 1)
+        if len(answer) > MAX_ANSWER:
+            return 0, f"the answer is longer than {MAX_ANSWER:,} bytes: check that an exposee listens there"
+        if response.length:
+            return 0, f"the answer was cut off, {response.length:,} bytes are missing: try again"
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)  # of a URLError
+        return 0, next((hint for kind, hint in HINTS if isinstance(reason, kind)), f"{reason}: check --exposee")
+    finally:
+        if raw:
+            show(request, head.encode("latin-1", "replace") + answer)
+    if 300 <= response.status < 400 and "Location" in response.headers:
+        return 0, f"answered {response.status}, it leads to {response.headers['Location']}; give that URL to --exposee"
+    return response.status, answer.decode("utf-8", "replace").strip()
 
 
-def run(options: argparse.Namespace, transport: Transport) -> int:
-    """Send the requests, one after the other; 1 if any of them failed."""
-    code = 0
-    for title, method, path, body in calls(options):
-        url = options.exposee.rstrip("/") + path
-        exchange = transport.send(url, request_json(method, url, body), SECONDS)
-        if options.raw:
-            show(f"--- {method} {url}", exchange)
-        problem = failure(exchange)
-        if problem:
-            what = "Registration" if title == "Register" else title
-            which = f" of {body['event']}" if title == "Unregister" else ""
-            where = f" ({url})" if exchange.error else ""
-            print(terminal.printable(f"{what}{which} failed: {problem}{where}"), file=sys.stderr)
-            code = 1
-            if exchange.error:
-                break  # nobody is there: nor will be for the next one
-        else:
-            answer = exchange.body.decode("utf-8", "replace").strip()
-            print(f"{title} Response: {exchange.status} {terminal.printable(answer)}")
-    return code
-
-
-def show(title: str, exchange: Exchange) -> None:
+def show(request: urllib.request.Request, answer: bytes) -> None:
+    """Print a transcript. urllib does not show the bytes it writes, but these are the same."""
+    fields = [f"{name.title()}: {value}" for name, value in request.header_items()]
+    lines = [f"{request.method} {request.selector} HTTP/1.1", "Accept-Encoding: identity", *fields, "Connection: close"]
+    body = request.data if isinstance(request.data, bytes) else b""
+    answered = [("< ", answer, None)] if answer else []
     printer = terminal.Printer()
-    printer.show(title, ("> ", exchange.request, None), ("< ", exchange.response, exchange.received))
+    printer.show(
+        f"--- {request.method} {request.full_url}",
+        ("> ", "\r\n".join([*lines, "", ""]).encode() + body, None),
+        *answered,
+    )
     printer.close()
 
 
@@ -85,33 +100,43 @@ def event_names(text: str) -> list[str]:
 def parser() -> argparse.ArgumentParser:
     options = terminal.Parser("Register a webhook receiver at an exposee.")
     add, env = options.add_argument, os.environ
-    theirs = env.get("EXPOSEE_URL") or "http://localhost:3000"
-    mine = env.get("WEBHOOK_URL") or "http://localhost:8080/webhook-receiver"
-    add("--exposee", type=terminal.web_url, default=theirs, help="the exposee's URL; or EXPOSEE_URL")
-    add("--url", type=terminal.web_url, default=mine, help="the receiver's URL; or WEBHOOK_URL")
-    add("--events", type=event_names, default="payment_received", help="event types, by commas")
-    add("--secret", help="whsec_…, to have deliveries signed; or WEBHOOK_SECRET, which ps does not show")
+    theirs, mine = "http://localhost:3000", "http://localhost:8080/webhook-receiver"
+    exposee, receiver = terminal.web_url(theirs, "EXPOSEE_URL", query=False), terminal.web_url(mine, "WEBHOOK_URL")
+    theirs, mine = env.get("EXPOSEE_URL") or theirs, env.get("WEBHOOK_URL") or mine
+    add("--exposee", type=exposee, default=theirs, help="the exposee's URL, or EXPOSEE_URL (default: %(default)s)")
+    add("--url", type=receiver, default=mine, help="the receiver's URL, or WEBHOOK_URL (default: %(default)s)")
+    add("--events", type=event_names, default="payment_received", help="comma-separated (default: %(default)s)")
+    secret, hidden = terminal.credential("WEBHOOK_SECRET"), "to sign deliveries, or WEBHOOK_SECRET (hidden from `ps`)"
+    add("--secret", type=secret, default=env.get("WEBHOOK_SECRET"), help=hidden)
     what = options.add_mutually_exclusive_group()
     what.add_argument("--unregister", action="store_true", help="unregister the events instead")
-    what.add_argument("--ping", action="store_true", help="have all registered URLs pinged instead")
+    what.add_argument("--ping", action="store_true", help="ping all registered URLs instead")
     what.add_argument("--ping-back", action="store_true", help="confirm a ping to the URL instead")
-    add("--raw", action="store_true", help="print the exchange as it was on the wire")
+    add("--raw", action="store_true", help="print every request and answer")
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    terminal.set_up()
-    options = parser().parse_args(argv)
-    options.secret = options.secret or os.environ.get("WEBHOOK_SECRET")
-    transport = Transport()
-    try:
-        return run(options, transport)
-    except KeyboardInterrupt:
-        print("Stopped")
-        return 0
-    finally:
-        transport.close()
+    """Send the requests, one after the other; 1 if one of them failed."""
+    options, code = parser().parse_args(argv), 0
+    for title, method, path, body in calls(options):
+        url = options.exposee.rstrip("/") + path
+        status, text = send(method, url, body, options.raw)
+        if 200 <= status < 300:
+            terminal.say(f"{title} Response: {status} {text}")
+            continue
+        try:
+            text = str(json.loads(text)["detail"])  # problem+json
+        except (ValueError, TypeError, KeyError, RecursionError):
+            text = text[:200]
+        what = f"Unregister of {body['event']}" if title == "Unregister" else title.replace("Register", "Registration")
+        why = f"{status} {text}" if status else f"{text} ({url})"
+        terminal.say(f"{what} failed: {why}", stream=sys.stderr)
+        code = 1
+        if not status:
+            break  # the next request would meet the same
+    return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.run(main)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import signal
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Listener, Pair, Program
+from support import Behaviour, Listener, Pair, Program
 
+import register_webhook
 from register_webhook import main
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -23,6 +25,11 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """None of the variables that the script looks at."""
     for name in ("EXPOSEE_URL", "WEBHOOK_URL", "WEBHOOK_SECRET"):
         monkeypatch.delenv(name, raising=False)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 class Ran:
@@ -55,7 +62,8 @@ def sent(listener: Listener) -> tuple[str, Any, bytes]:
     "argv, line, body",
     [
         ([], "POST /webhooks/register", {"url": MINE, "event_types": ["payment_received"]}),
-        (["--url", "http://é", "--events", "a"], "POST /webhooks/register", {"url": "http://é", "event_types": ["a"]}),
+        (["--url", "http://h/?a=b", "--events", "a"], "POST /webhooks/register",
+         {"url": "http://h/?a=b", "event_types": ["a"]}),
         (["--events", "a,b"], "POST /webhooks/register", {"url": MINE, "event_types": ["a", "b"]}),
         (["--events", "a", "--secret", SECRET], "POST /webhooks/register",
          {"url": MINE, "event_types": ["a"], "secret": SECRET}),
@@ -153,6 +161,17 @@ def test_a_refusal_is_said_in_one_line(
 # --- when it goes wrong ---------------------------------------------------------------------------------------
 
 
+def once(data: bytes) -> Behaviour:
+    """An answer after which the connection is closed."""
+
+    def send(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection.sendall(data)
+        connection.shutdown(socket.SHUT_RDWR)
+
+    return send
+
+
 @pytest.mark.parametrize(
     "data, reason",
     [
@@ -160,16 +179,30 @@ def test_a_refusal_is_said_in_one_line(
         (answer({"detail": "no\x1b[2J\nline"}, "400 Bad"), "400 no\\x1b[2J\\nline"),
         (answer({"error": "no detail"}, "500 Oh No"), '500 {"error": "no detail"}'),
         (answer("detail", "500 Oh No"), '500 "detail"'),
+        (answer({"detail": [1]}, "500 Oh No"), "500 [1]"),
+        (b"HTTP/1.1 500 No\r\nX: \xff\r\nContent-Length: 90000\r\n\r\n" + b"[" * 90_000, "500 [[["),
         (b"HTTP/1.1 502 Bad\r\nContent-Length: 15\r\n\r\n<html>\r\n\xff</html>"[:-1], "502 <html>\\r\\n"),
-        (b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", "302 "),
+        (
+            b"HTTP/1.1 302 Found\r\nLocation: https://h/\r\nContent-Length: 0\r\n\r\n",
+            "answered 302, it leads to https://h/; give that URL to --exposee",
+        ),
+        (b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n", "302 "),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", "the answer was cut off, 96 bytes are missing"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nhalf", "the answer "),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n" + b"x" * 1_048_577, "the answer is longer than "),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1_048_577, "the answer is longer than "),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "the answer "),
+        (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200, "the answer is not HTTP/1.x"),
+        (b"HTTP/1.1 200 " + b"x" * 70_000, "the answer is not HTTP/1.x"),
+        (b"", "the connection was closed without an answer"),
     ],
 )
 def test_another_answer_is_a_failure_in_one_line(
     data: bytes, reason: str, listener: Listener, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listener.answer = data
-    ran = Ran(capsys, "--exposee", listener.url(""))
-    assert (ran.code, ran.out) == (1, "")
+    listener.answer = once(data)
+    ran = Ran(capsys, "--exposee", listener.url(""), "--raw")
+    assert ran.code == 1 and ran.out.startswith("--- POST http://127.0.0.1:")
     assert ran.err.startswith("Registration failed: " + reason) and ran.err[:-1].isprintable()
     assert ran.err.endswith("\n")
 
@@ -207,6 +240,21 @@ def test_a_refused_connection_is_a_failure(capsys: pytest.CaptureFixture[str]) -
         ["--exposee", "http://[::1"],
         ["--exposee", "http://localhost:99999"],
         ["--exposee", "http://user:password@localhost:3000"],
+        ["--exposee", "http://bücher.example"],
+        ["--exposee", "http://localhost:3000/a b"],
+        ["--exposee", "http://localhost:3000/ü"],
+        ["--exposee", "http://localhost:3000/\udcff"],
+        ["--exposee", "http://localhost:3000/#top"],
+        ["--exposee", "http://localhost:3000?x=1"],
+        ["--exposee", "http://localhost:3000/?x=1"],
+        ["--url", "http://user:password@bücher.example/"],
+        ["--url", "http://h/\udcff"],
+        ["--url", "http://h/#top"],
+        ["--secret", ""],
+        ["--secret", " whsec_password"],
+        ["--secret", "whsec_password\n"],
+        ["--secret", "passwordü"],
+        ["--secret", "password\udcff"],
         ["--url", "nonsense"],
         ["--url", ""],
         ["--ping", "--unregister"],
@@ -241,20 +289,63 @@ def test_a_variable_that_makes_no_sense_ends_with_2(
 
 
 @pytest.mark.parametrize(
-    "argv",
-    [
-        ["--exposee", "http://bücher.localhost:1/"],
-        ["--exposee", "http://127.0.0.1:1/ü"],
-        ["--exposee", "http://127.0.0.1:1/\udcff"],
-        ["--url", "http://h/\udcff"],
-        ["--events", "\udcff"],
-        ["--secret", "\udcff"],
-    ],
+    "option, example", [("--exposee", "http://localhost:3000"), ("--url", "http://localhost:8080/webhook-receiver")]
 )
-def test_characters_that_cannot_be_sent_are_no_traceback(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    ran = Ran(capsys, "--exposee", "http://127.0.0.1:1", *argv)
-    assert ran.code in (1, 2) and ran.out == ""
-    assert ran.err.count("\n") == 1
+def test_the_example_is_one_for_that_option(option: str, example: str, capsys: pytest.CaptureFixture[str]) -> None:
+    err = Ran(capsys, option, "nonsense").err
+    assert f"argument {option}: " in err and f"such as {example};" in err
+
+
+@pytest.mark.parametrize("value", ["", " ", "whsec_x\n", "\xfc", "a\x1b"])
+def test_a_secret_in_the_environment_that_is_none_is_refused(
+    value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty one must not register without a secret: deliveries would go out unsigned."""
+    monkeypatch.setenv("WEBHOOK_SECRET", value)
+    ran = Ran(capsys)
+    assert (ran.code, ran.out) == (2, "") and "WEBHOOK_SECRET" in ran.err and ran.err.count("\n") == 1
+
+
+def test_an_event_that_cannot_be_sent_as_it_is_is_no_traceback(pair: Pair, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = Ran(capsys, "--exposee", pair.url, "--events", "\udcff")
+    assert (ran.code, ran.out) == (1, "") and ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(status: int, listener: Listener, capsys: pytest.CaptureFixture[str]) -> None:
+    head = f"HTTP/1.1 {status} Moved\r\nLocation: {listener.url('/elsewhere')}\r\nContent-Length: 0\r\n\r\n"
+    listener.answer = head.encode()
+    ran = Ran(capsys, "--exposee", listener.url(""), "--unregister", "--events", "a,b")
+    assert ran.code == 1 and f"answered {status}, it leads to {listener.url('/elsewhere')}" in ran.err
+    assert listener.requests.qsize() == 1
+
+
+def test_proxy_variables_are_not_obeyed(
+    listener: Listener, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    listener.answer = answer({"message": "done"})
+    assert Ran(capsys, "--exposee", listener.url("")).code == 0
+
+
+def test_an_exposee_that_is_silent_is_given_up(
+    listener: Listener, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(register_webhook, "SECONDS", 0.2)
+    listener.answer = listener.hang
+    ran = Ran(capsys, "--exposee", listener.url(""))
+    assert ran.code == 1 and ran.err.startswith("Registration failed: no answer within ")
+
+
+def test_a_name_that_there_is_not_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    ran = Ran(capsys, "--exposee", "http://no.such.example")
+    assert ran.code == 1 and "the host name was not found" in ran.err and "http://no.such.example/" in ran.err
 
 
 # --- as a program ---------------------------------------------------------------------------------------------
@@ -264,19 +355,20 @@ def test_raw_shows_the_bytes_without_the_secret(listener: Listener, capsys: pyte
     listener.answer = answer({"message": "done"})
     ran = Ran(capsys, "--exposee", listener.url(""), "--secret", SECRET, "--raw")
     lines = ran.out.splitlines()
+    asked = listener.next().replace(SECRET.encode(), b"***").decode()
     assert ran.code == 0 and lines[0] == f"--- POST {listener.url('/webhooks/register')}"
-    assert lines[1:3] == ["> POST /webhooks/register HTTP/1.1", f"> Host: 127.0.0.1:{listener.port}"]
-    assert f'> {{"url": "{MINE}", "event_types": ["payment_received"], "secret": "***"}}' in lines
+    assert [line[2:] for line in lines if line.startswith("> ")] == asked.split("\r\n")
     assert "< HTTP/1.1 200 OK" in lines and '< {"message": "done"}' in lines
     assert lines[-1] == 'Register Response: 200 {"message": "done"}'
-    assert SECRET not in ran.out and SECRET[6:] not in ran.out
-    assert sent(listener)[1]["secret"] == SECRET
+    assert SECRET not in ran.out and SECRET[6:] not in ran.out and '"secret": "***"' in ran.out
 
 
-def test_raw_shows_the_bytes_of_a_failure_too(listener: Listener, capsys: pytest.CaptureFixture[str]) -> None:
+def test_raw_shows_what_was_asked_when_there_is_no_answer(
+    listener: Listener, capsys: pytest.CaptureFixture[str]
+) -> None:
     listener.answer = b"SSH-2.0-OpenSSH_9.9\r\n\r\n"
     ran = Ran(capsys, "--exposee", listener.url(""), "--raw")
-    assert ran.code == 1 and "< SSH-2.0-OpenSSH_9.9" in ran.out
+    assert ran.code == 1 and "> POST /webhooks/register HTTP/1.1" in ran.out and "\n< " not in ran.out
 
 
 def test_exit_codes_and_streams_of_the_program(tmp_path: Path, listener: Listener) -> None:
@@ -285,9 +377,16 @@ def test_exit_codes_and_streams_of_the_program(tmp_path: Path, listener: Listene
         assert program.wait() == 1 and program.lines == ["Registration failed: 422 no"]
 
 
-def test_ctrl_c_ends_it_with_0(tmp_path: Path, listener: Listener) -> None:
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN], ids=["in front", "in the background"])
+def test_ctrl_c_ends_it_with_0(handler: signal.Handlers, tmp_path: Path, listener: Listener) -> None:
+    """A shell lets the jobs that it starts with & ignore SIGINT, and Python then raises no KeyboardInterrupt."""
     listener.answer = listener.hang
-    with Program("register_webhook.py", "--exposee", listener.url(""), cwd=tmp_path) as program:
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        program = Program("register_webhook.py", "--exposee", listener.url(""), cwd=tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with program:
         listener.next()
         assert program.stop(signal.SIGINT) == 0
         assert program.lines == ["Stopped"]

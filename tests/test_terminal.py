@@ -9,13 +9,26 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
-from support import ROOT, SECONDS, Client, Listener, Program, eventually, held, request
+from support import ROOT, SECONDS, Client, Listener, eventually, held, request
 
 import terminal
-from terminal import QUEUED, SHOWN_BODY, Parser, Printer, masked, port_number, printable, transcript, web_url
+from terminal import (
+    QUEUED,
+    QUEUED_BYTES,
+    SHOWN_BODY,
+    Parser,
+    Printer,
+    credential,
+    masked,
+    port_number,
+    printable,
+    transcript,
+    web_url,
+)
 
 
 class Stream(io.StringIO):
@@ -95,6 +108,43 @@ def test_secrets_and_nothing_else_are_masked(data: bytes, shown: bytes) -> None:
     assert masked(data) == shown
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"s\\u0065cret": "s3same", "url": "u"}',
+        b'{"\\u0073\\u0065\\u0063\\u0072\\u0065\\u0074" : "s3same"}',
+        b'{"secret": "\\u0073\\u0033same"}',
+        b'{"secret": ["s3same"]}',
+        b'{"secret": "a\\\ns3same"}',
+        b'{"other": "\\u0077hsec_s3same"}',
+        b'{"other": "whsec\\u005fs3same"}',
+        b'{"other": "whsec\\u005Fs3same"}',
+        b'{"other": "whsec_a\\/s3same"}',
+        b'{"other": "whsec_a\\u002fs3same\\u003d"}',
+        b'{"other": "whsec_a\\u002Bs3same',
+        b'{"s\\u0065cret": "s3same',
+        b"secret=whsec_a%2Bs3same%3D&a=b",
+        b"secret=whsec%5fs3same",
+        b'{"broken: "s\\u0065cret": "s3same"',
+        b'[1, "\\u0022", {"s\\u0065cret": "\\"s3same"}]',
+    ],
+)
+def test_a_secret_in_escapes_is_masked(body: bytes) -> None:
+    head = b"POST / HTTP/1.1\r\n\r\n"
+    assert "same" not in str(transcript("> ", head + body)) and "***" in str(transcript("> ", head + body))
+    for size in range(1, len(body)):
+        pieces = [body[at : at + size] for at in range(0, len(body), size)]
+        coded = b"".join(b"%012x;a=b\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+        assert "same" not in str(transcript("> ", head + coded)), size
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"a": "\\u0041\\n\\/"}', b'"\\\\u0077hsec_ab"', b'{"s\\u0065crets": "x"}', b"C:\\u0041", b"\\"]
+)
+def test_escapes_that_hide_nothing_are_shown_as_they_came(body: bytes) -> None:
+    assert transcript("> ", b"H: 1\r\n\r\n" + body)[2:] == [("> ", body.decode())]
+
+
 def test_a_transcript_shows_no_secret_that_is_cut_in_the_middle() -> None:
     start = b'{"a": "' + b"x" * (SHOWN_BODY - 30) + b'", "secret": "whsec_MfKQ9r8GKY"}'
     assert "whsec" not in str(transcript("> ", b"Authorization: Bearer t0ken\r\n\r\n" + start))
@@ -129,6 +179,46 @@ def test_what_came_too_fast_is_counted() -> None:
     printer.close()
 
 
+def test_what_waits_for_a_terminal_is_bounded_in_bytes() -> None:
+    stream = Stream()
+    stream.gate.clear()
+    printer = Printer(stream)
+    tracemalloc.start()
+    try:
+        with held(stream.gate):
+            for number in range(300):
+                printer.say("漢" * 300_000 + str(number))
+            assert tracemalloc.get_traced_memory()[0] < 2 * QUEUED_BYTES
+            stream.gone = True  # not to print it all
+        printer.close()
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_last_lines_are_printed_last_even_after_too_much() -> None:
+    stream = Stream()
+    stream.gate.clear()
+    printer = Printer(stream)
+    with held(stream.gate):
+        for number in range(QUEUED + 100):
+            printer.say(f"line {number}")
+        threading.Timer(0.1, stream.gate.set).start()
+        printer.close("Stopped", "for good")
+    lines = stream.getvalue().splitlines()
+    assert "more lines" in lines[-3] and lines[-2:] == ["Stopped", "for good"]
+
+
+def test_a_terminal_that_stands_still_is_waited_for_a_second() -> None:
+    stream = Stream()
+    stream.gate.clear()
+    printer = Printer(stream)
+    with held(stream.gate):
+        printer.say("never")
+        began = time.monotonic()
+        printer.close("Stopped")
+        assert 0.9 < time.monotonic() - began < SECONDS / 2
+
+
 def test_a_terminal_that_has_gone_is_no_error() -> None:
     stream = Stream()
     stream.gone = True
@@ -161,7 +251,7 @@ def test_colours_are_for_terminals_whose_owner_wants_them(
 def test_a_mistake_on_the_command_line_is_one_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     parser = Parser("Do nothing.")
     parser.add_argument("--port", type=port_number)
-    parser.add_argument("--url", type=web_url)
+    parser.add_argument("--url", type=web_url("http://localhost:8080"))
     with pytest.raises(SystemExit) as ended:
         parser.parse_args(argv)
     out, error = capsys.readouterr()
@@ -176,17 +266,24 @@ def test_what_is_no_port(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "localhost:3000", "/path", "ftp://h/", "file:///etc/passwd", "http://", "http:h", "http://[::1", "http://h:99999"]
-)
+    "text",
+    [
+        "", "localhost:3000", "/path", "ftp://h/", "file:///etc/passwd", "http://", "http:h", "http://[::1", "http://h:99999",
+        "http://h:0", "http://h:", "http://h:٣", "http://bücher.example", "http://h/ü", "http://h/a b", "http://h/\udcff",
+        "http://h/\n", "http://h\n", "http://h/\x7f", "http://h/#top", "http://h#", "http://u:password@h/", "http://u@h/",
+        "http://h\\x/", "http:///h", "http://a b/", " http://h/", "http://[zz]/",
+    ],
+)  # fmt: skip
 def test_what_is_no_web_url(text: str) -> None:
-    with pytest.raises((argparse.ArgumentTypeError, ValueError)):
-        web_url(text)
+    for query in (True, False):
+        with pytest.raises(argparse.ArgumentTypeError):
+            web_url("http://localhost:3000", "EXPOSEE_URL", query)(text)
 
 
 def test_what_is_a_port_or_a_web_url() -> None:
     assert [port_number(text) for text in ("0", "80", "65535")] == [0, 80, 65_535]
-    for text in ("http://localhost:3000", "https://a.example/b?c=d", "http://[::1]:80/", "HTTP://H/"):
-        assert web_url(text) == text
+    for text in ("http://localhost:3000", "https://a.example/b?c=d", "http://[::1]:80/", "HTTP://H/", "http://h/a@b"):
+        assert web_url("http://localhost:8080")(text) == text
 
 
 def test_fail_is_one_line_and_returns_the_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,10 +291,83 @@ def test_fail_is_one_line_and_returns_the_code(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("", "error: a\\nb\n")
 
 
-def test_a_stream_that_lacks_a_character_gets_its_escape(tmp_path: Path) -> None:
-    with Program("receiver.py", "--help", cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"}) as program:
-        assert program.wait() == 0
-        assert "\\u2026" in program.wait_for("whsec_")
+def test_a_stream_that_lacks_a_character_gets_its_escape() -> None:
+    done = python("import terminal; terminal.set_up(); terminal.say('\u2026')", env={"PYTHONIOENCODING": "ascii"})
+    assert (done.stdout, done.stderr) == ("\\u2026\n", "")
+
+
+# --- from the first moment to the last ------------------------------------------------------------------------------
+
+
+def python(code: str, redirection: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run this code as a program; its output goes where the shell's redirection says."""
+    command = ["sh", "-c", f'exec "$0" -c "$1" {redirection}', sys.executable, code]
+    return subprocess.run(command, check=False, cwd=ROOT, env=env, capture_output=True, text=True, timeout=SECONDS)
+
+
+@pytest.mark.parametrize(
+    "main, code, out, err",
+    [
+        ("lambda: 0", 0, "", ""),
+        ("lambda: 1", 1, "", ""),
+        ("lambda: sys.exit(2)", 2, "", ""),
+        ("lambda: terminal.say('a', 'b\\n') or 0", 0, "a\nb\\n\n", ""),
+        ("lambda: terminal.fail('so', 1)", 1, "", "error: so\n"),
+        ("lambda: open('/no/such/file')", 2, "", "error: [Errno 2] No such file or directory: '/no/such/file'\n"),
+        ("lambda: os.kill(os.getpid(), signal.SIGINT) or time.sleep(9)", 0, "Stopped\n", ""),
+        ("lambda: threading.Thread(target=time.sleep, args=(99,)).start() or 3", 3, "", ""),
+    ],
+)
+def test_a_program_ends_with_its_code(main: str, code: int, out: str, err: str) -> None:
+    done = python(f"import os, signal, sys, terminal, threading, time; terminal.run({main})")
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
+
+
+def test_a_ctrl_c_while_a_program_is_imported_is_no_traceback() -> None:
+    done = python("import terminal; raise KeyboardInterrupt")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Stopped\n", "")
+    assert "ZeroDivisionError" in python("import terminal; 1 / 0").stderr
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>&1", "2>/dev/full"])
+def test_an_output_that_takes_nothing_is_no_traceback(redirection: str) -> None:
+    code = (
+        "import os, terminal\n"
+        "def main():\n"
+        "    terminal.say('said')\n"
+        "    printer = terminal.Printer()\n"
+        "    printer.say('printed')\n"
+        "    printer.close('last')\n"
+        "    assert os.open('terminal.py', os.O_RDONLY) > 2  # no file becomes a standard stream\n"
+        "    return terminal.fail('failed', 3)\n"
+        "terminal.run(main)\n"
+    )
+    done = python(code, redirection)
+    assert done.returncode == 3
+    assert done.stdout in ("", "said\nprinted\nlast\n") and done.stderr in ("", "error: failed\n")
+    assert bool(done.stdout) == (not redirection.startswith((">", "<"))) and bool(done.stderr) == (
+        "2>" not in redirection
+    )
+
+
+def test_a_python_that_is_too_old_is_told_in_one_line() -> None:
+    done = python("import sys; sys.hexversion = 0x030900F0; import terminal")
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1 and "3.10" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "value", ["", " ", " t0p", "t0p ", "t0p\n", "t0\tp", "\x1b[2J", "ü", "\udcff", "\x7f", "t0p\u00a0"]
+)
+def test_what_is_no_credential(value: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError) as caught:
+        credential("EXPOSEE_TOKEN")(value)
+    message = str(caught.value)
+    assert "EXPOSEE_TOKEN" in message and message.isprintable() and "t0" not in message
+
+
+def test_what_is_a_credential() -> None:
+    for value in ("a", "the-0wner-only", "It's a Secret to Everybody", "!~"):
+        assert credential("EXPOSEE_TOKEN")(value) == value
 
 
 def test_a_terminal_that_stands_still_holds_up_no_delivery(tmp_path: Path, listener: Listener) -> None:
