@@ -1,9 +1,11 @@
-"""Which destinations are private: what keeps a stranger from using the exposee to reach what only it can reach.
+"""Which destinations are private: this keeps a stranger from reaching through the exposee what only it can reach.
 
-The attack is called server-side request forgery: register http://192.168.1.1/ or the cloud's metadata address
-as a webhook, and the exposee becomes your hand in its network. A name helps the attacker twice, because it may
-resolve to anything, and to something else tomorrow. So a host is judged by its spelling when it is registered,
-and each address it resolves to is judged again at every connect.
+The attack is called server-side request forgery: a stranger registers http://192.168.1.1/ or the cloud's metadata
+address as a webhook, and the exposee sends requests there from inside its network. A name resolves to any address,
+and to another one tomorrow. So a host is judged by its spelling at registration, and every address that it resolves
+to is judged again at every connect.
+
+The tables are our own: `ipaddress.is_global` differs between versions of Python (CVE-2024-4032).
 """
 
 from __future__ import annotations
@@ -14,18 +16,26 @@ import socket
 from typing import NamedTuple
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address
-NOT_GLOBAL = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215: local use; older Pythons call it global
+KINDS = ("public", "private", "loopback", "metadata", "link-local")  # from the most to the least open
+SPECIAL = {  # the first that fits counts; any other address is public
+    # link-local has the metadata of most clouds; these are of Azure, Alibaba, Oracle, AWS, Google and Scaleway
+    "metadata": "168.63.129.16 100.100.100.200 192.0.0.192 fd00:ec2::/32 fd20:ce::254 fd00:42::42",
+    "link-local": "169.254.0.0/16 fe80::/10",
+    "loopback": "127.0.0.0/8 0.0.0.0 ::1 ::",  # 0.0.0.0 reaches the machine itself on Linux
+    # IANA's special-purpose registries: exceptions, then the rest. Only 2000::/3 of IPv6 is in public use at all
+    "public": "192.0.0.9 192.0.0.10 2001:1::1 2001:1::2 2001:1::3 2001:3::/32 2001:4:112::/48 2001:20::/28 2001:30::/28",
+    "private": "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24 192.88.99.0/24 192.168.0.0/16 "
+    "198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/3 ::/3 2001::/23 2001:db8::/32 3fff::/20 4000::/2 8000::/1",
+}
+NETWORKS = [(ipaddress.ip_network(network), kind) for kind, text in SPECIAL.items() for network in text.split()]
 LOCAL_SUFFIXES = (".localhost", ".local", ".test", ".internal", ".lan", ".home.arpa")
 
 
 class Guard(NamedTuple):
-    """Which destinations may be called. A guard judges twice: a host's spelling when a stranger gives it,
-    and every address that it resolves to at each connect (the name may have changed its address since).
+    """Which destinations may be called: a host's spelling when it is registered, an address at each connect.
 
-    A private spelling that is registered must have come from a local caller, so at connect time it may
-    lead to private addresses; a public name may not, unless `allow_private`. Loopback is reached by a
-    loopback spelling only, link-local (where clouds keep their metadata) by none.
+    A private spelling that is registered came from a local caller, so it may lead to private addresses; a public name
+    may not, unless `allow_private`. Loopback and metadata are reached by such a spelling only, link-local by none.
     """
 
     allow_private: bool = False
@@ -35,35 +45,40 @@ class Guard(NamedTuple):
         kind = spelled(host)
         if kind == "public" or (kind == "private" and self.allow_private):
             return None
-        hint = "; the owner can start the exposee with --allow-private" if kind == "private" else ""
-        return f"{host} is a {kind} destination, which strangers may not register{hint}"
+        return f"{host} is a {kind} destination, which strangers may not register{_hint(kind)}"
 
     def refuse_address(self, host: str, address: str) -> str | None:
         """Why `host` may not be connected to at `address`; None if it may."""
         kind, found = spelled(host), reach(ipaddress.ip_address(address.partition("%")[0]))
-        if found == "public" or found == kind == "loopback":
+        if (
+            found == "public"
+            or (found == kind and found != "link-local")
+            or (found == "private" and self.allow_private)
+        ):
             return None
-        if found == "private" and (self.allow_private or kind == "private"):
-            return None
-        hint = "; the owner can start the exposee with --allow-private" if found == "private" else ""
-        return f"{host} resolves to the {found} address {address}{hint}"
+        return f"{host} resolves to the {found} address {address}{_hint(found)}"
+
+
+def _hint(kind: str) -> str:
+    return "; the owner can start the exposee with --allow-private" if kind == "private" else ""
 
 
 def reach(address: Address) -> str:
-    """'link-local', 'loopback', 'private' or 'public'; an embedded IPv4 address is what counts."""
-    if isinstance(address, ipaddress.IPv6Address):
-        embedded = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
-        if address in NAT64 or int(address) >> 32 == 0 and int(address) > 1:  # the latter: RFC 4291, 2.5.5.1
-            embedded = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if embedded is not None:
-            return reach(embedded)
-        if address in NOT_GLOBAL or address.is_site_local:
-            return "private"
-    if address.is_link_local:
-        return "link-local"
-    if address.is_loopback or address.is_unspecified:  # 0.0.0.0 reaches the machine itself on Linux
-        return "loopback"
-    return "public" if address.is_global and not address.is_multicast else "private"
+    """One of KINDS. An IPv4 address inside an IPv6 address counts; of several, the least open one."""
+    if isinstance(address, ipaddress.IPv6Address) and (inside := _embedded(int(address))):
+        return max((reach(ipaddress.IPv4Address(bits & 0xFFFFFFFF)) for bits in inside), key=KINDS.index)
+    return next((kind for network, kind in NETWORKS if address in network), "public")
+
+
+def _embedded(bits: int) -> list[int]:
+    """The IPv4 addresses, as their lowest 32 bits, that lie in an IPv6 address."""
+    if bits >> 32 in (0xFFFF, 0xFFFF0000, 0x64FF9B << 64) or 1 < bits < 1 << 32:
+        return [bits]  # mapped, SIIT (RFC 2765), NAT64 (RFC 6052), compatible (RFC 4291)
+    if bits >> 80 == 0x64FF9B0001:
+        return [bits, 10 << 24]  # NAT64 for local use (RFC 8215): private at the best
+    if bits >> 112 == 0x2002:
+        return [bits >> 80]  # 6to4 (RFC 3056)
+    return [bits >> 64, ~bits] if bits >> 96 == 0x20010000 else []  # Teredo (RFC 4380): server and client
 
 
 def literal(host: str) -> Address | None:
@@ -79,7 +94,7 @@ def literal(host: str) -> Address | None:
 
 @functools.lru_cache(4_096)
 def spelled(host: str) -> str:
-    """What a host's spelling alone tells: as `reach` for addresses, and by its suffix for names."""
+    """One of KINDS, from a host's spelling alone."""
     host = host.rstrip(".").lower()
     address = literal(host)
     if address is not None:

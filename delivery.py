@@ -94,7 +94,7 @@ class Dispatcher:
         monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
         log: Callable[[str], None] = lambda line: None,
-        show: Callable[[Delivery, Attempt], None] = lambda delivery, attempt: None,
+        show: Callable[[Delivery, Attempt], None] | None = None,
         exchanging: Exchanging = exchange,
     ) -> None:
         self._store, self._journal, self._log, self._show = store, journal, log, show
@@ -359,7 +359,8 @@ class Dispatcher:
         self._changed(delivery)
         self._forget(endpoints, over.endpoint)
         self._log_attempt(delivery, attempt)
-        self._show(delivery, attempt)
+        if self._show:
+            self._show(delivery, attempt)
 
     def _failed(self, endpoints: Endpoints, delivery: Delivery, outcome: Exchange) -> None:
         if outcome.error is None and outcome.status == 410:  # it does not want to hear from us again

@@ -3,65 +3,72 @@
     POST   /webhooks/register    {"url", "event_types": [..], "secret"?}
     DELETE /webhooks/unregister  {"url", "event", "secret"?}
     GET    /ping                 ping every registered URL
-    POST   /trigger              {"event", "data"}: deliver an event to all who registered for it
+    POST   /trigger              {"event", "data"}: deliver an event to all URLs that are registered for it
     POST   /webhooks/ping-back   {"url"}: an integrator confirms a ping
     GET    /  /webhooks  /event-types  /health  /deliveries  /deliveries/{id}  /deliveries/stream
     POST   /deliveries/{id}/attempts
 
 Try:  curl -H 'Content-Type: application/json' -d '{"event": "payment_received", "data": 1}' localhost:3000/trigger
 
-What a request may do and what it is answered is decided here. How bytes become a request is server.py's and
-wire.py's business, what survives a restart store.py's, and sending delivery.py's.
+Here it is decided what a request may do and what it is answered. server.py and wire.py make requests of bytes, store.py
+keeps the webhooks, delivery.py sends.
 
-Left out on purpose: accounts. There are two kinds of callers: local ones, who own the machine, and strangers,
-who came through a tunnel or the network, and who may do what the exercise has them do.
+Left out on purpose: accounts. There are local callers, who own the machine, and strangers, who came through a tunnel
+or the network and may do what the exercise needs (rules.py).
 """
 
 from __future__ import annotations
 
+import terminal  # isort: skip  # first, so that a Ctrl-C during the other imports is no traceback
+
 import argparse
-import base64
 import contextlib
-import hashlib
 import hmac
-import itertools
 import json
 import os
 import re
-import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import terminal
-from access import Allowance, carries, is_local
+import options
+import strict_json
 from addresses import Guard, spelled
-from checks import check_secret, check_url, members, preferred_wait, shown, text, url_problem
 from delivery import Dispatcher, Full, NotPossible
 from durable import StoreError
 from journal import Journal
 from messages import DELIVERED, PING, PING_DATA, STATES, Attempt, Delivery, body_of, new_message_id
 from retries import RETRY_SCHEDULE
-from server import Routes, Server, stop_on_signals
+from rules import (
+    Allowance,
+    carries,
+    check_secret,
+    check_url,
+    is_delivery,
+    is_local,
+    members,
+    preferred_wait,
+    shown,
+    text,
+    url_problem,
+)
+from server import Routes, Server, page, stay_on_one_core, stop_on_signals
 from store import WebhookStore
-from wire import Answer, Problem, Request
+from wire import MAX_BODY, Answer, Problem, Request
 
 EVENT_TYPES = ("payment_received", "payment_processed", "invoice_processing", "invoice_completed")
-EVENT_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 MAX_EVENT_TYPES = 64  # in one request
-MAX_WEBHOOKS = 200_000  # in all: 15 MB of webhooks.json, written anew with each registration
 PING_SECONDS = 5.0  # that GET /ping waits for the outcomes
 MAX_WAITING = 16  # requests with Prefer: wait at once, each of which holds a connection
-STRANGER_RATE, STRANGER_BURST = 10.0, 50.0  # pings and triggers of strangers: a second, and in a row
-MAX_STREAMS = 8
+MAX_STREAMS = 8  # the same of streams
 STREAM_BATCH = 500  # changes that a stream tells of at once
 STREAM_PAUSE = 0.1  # seconds between two looks at what has changed: no eye is faster
 STREAM_BEAT = 10.0  # seconds without news after which a stream says that it is still there
+STRANGER_RATE, STRANGER_BURST = 10.0, 50.0  # pings and triggers of strangers: a second, and in a row
 PAGE = Path(__file__).with_name("console.html")
-JOURNAL = Path("deliveries.jsonl")  # beside the store
 
 
 class Exposee:
@@ -76,17 +83,18 @@ class Exposee:
         guard: Guard | None = None,
         token: str = "",
         clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._store, self._dispatcher = store, dispatcher
+        self._store, self._dispatcher, self._say = store, dispatcher, say
         self._event_types, self._guard, self._token = tuple(event_types), guard or Guard(), token
         self._allowance = Allowance(STRANGER_RATE, STRANGER_BURST, clock)
-        self._waiters = threading.BoundedSemaphore(MAX_WAITING)
+        self._waiting = threading.BoundedSemaphore(MAX_WAITING)
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
         self.routes: Routes = {
             "/": {"GET": self.page},
             "/webhooks/register": {"POST": self.register},
             "/webhooks/unregister": {"DELETE": self.unregister},
-            "/ping": {"GET": self.ping},
+            "/ping": {"GET": self.ping, "HEAD": None},  # else HEAD would send pings, too
             "/trigger": {"POST": self.trigger},
             "/webhooks/ping-back": {"POST": self.ping_back},
             "/webhooks": {"GET": self.webhooks},
@@ -105,10 +113,7 @@ class Exposee:
         url, secret = check_url(body.get("url")), check_secret(body.get("secret"))
         events = self._check_event_types(body.get("event_types"))
         self._check_destination(request, url)
-        more = [event for event in events if not self._store.registered(url, event)]
-        if more and self._store.count() + len(more) > MAX_WEBHOOKS:
-            raise Problem(503, f"{MAX_WEBHOOKS:,} webhooks are the limit: unregister some", {"Retry-After": "3600"})
-        with storing():
+        with refusals():
             self._store.register(url, events, secret, self._permit(request, secret))
         self._dispatcher.registered(url)
         return Answer(200, {"message": f"Webhook registered for: {', '.join(events)}"})
@@ -116,16 +121,17 @@ class Exposee:
     def unregister(self, request: Request) -> Answer:
         body = members(request, "url", "event", "secret")
         url, event, secret = text(body, "url"), text(body, "event"), check_secret(body.get("secret"))
-        with storing():
+        with refusals():
             count = self._store.unregister(url, event, self._permit(request, secret))
-            if not count:
-                raise Problem(404, "0 webhook(s) unregistered")
-            self._dispatcher.cancel(url, event)
+            if count or is_local(request):  # the owner may give up what waits for a webhook that is gone
+                self._dispatcher.cancel(url, event)
+        if not count:
+            raise Problem(404, "0 webhook(s) unregistered")
         return Answer(200, {"message": f"{count} webhook(s) unregistered"})
 
     def ping(self, request: Request) -> Answer:
         self._limit(request)
-        with storing():
+        with refusals():
             deliveries = self._dispatcher.ping()
         self._dispatcher.wait(deliveries, PING_SECONDS)
         newest = max((delivery.message for delivery in deliveries), key=lambda message: message.time, default=None)
@@ -135,14 +141,20 @@ class Exposee:
         self._limit(request)
         if self._token and not is_local(request):
             self._check_token(request)
+        if is_delivery(request):
+            self._say("a webhook leads back to /trigger: refused with 508, as it would never end; unregister that URL")
+            raise Problem(508, "this is a delivery of an exposee: a webhook that leads to /trigger would never end")
         body = members(request, "event", "data")
         event = body.get("event")
         if event not in self._event_types:
             raise Problem(422, f"event is {shown(event)}, expected one of {', '.join(self._event_types)}")
         if "data" not in body:
             raise Problem(422, "data is missing, expected any JSON value")
-        with storing():
-            message = self._dispatcher.trigger(event, body_of(event, json.dumps(body["data"], ensure_ascii=False).encode()))
+        sent = body_of(event, strict_json.member(request.body or b"", "data"))
+        if len(sent) > MAX_BODY:
+            raise Problem(413, f"the deliveries would have bodies over {MAX_BODY:,} bytes")
+        with refusals():
+            message = self._dispatcher.trigger(event, sent)
         deliveries = [delivery for delivery in message.deliveries if delivery is not None]
         seconds = preferred_wait(request)
         if seconds is not None and self._wait(deliveries, seconds):
@@ -157,10 +169,8 @@ class Exposee:
         url = text(members(request, "url"), "url")
         if not self._store.has(url):
             raise Problem(404, "url is not registered: register it first")
-        try:
+        with refusals():
             self._dispatcher.confirm_ping(url)
-        except NotPossible as error:
-            raise Problem(409, str(error)) from None
         return Answer(200, {"event": PING, "data": PING_DATA})
 
     # For everyone as well
@@ -175,7 +185,7 @@ class Exposee:
 
     def page(self, request: Request) -> Answer:
         self._owner_only(request)
-        return page_answer(PAGE)
+        return page(PAGE)
 
     def webhooks(self, request: Request) -> Answer:
         self._owner_only(request)
@@ -202,33 +212,32 @@ class Exposee:
     def redeliver(self, request: Request) -> Answer:
         self._owner_only(request)
         delivery = self._find(request)
-        try:
-            with storing():
-                self._dispatcher.redeliver(delivery)
-        except NotPossible as error:
-            raise Problem(409, str(error)) from None
+        with refusals():
+            self._dispatcher.redeliver(delivery)
         body = {"message": f"one more attempt of {delivery.id} queued", "id": delivery.id}
         return Answer(202, body, {"Location": f"/deliveries/{delivery.id}"})
 
     def stream(self, request: Request) -> Answer:
         self._owner_only(request)
+        changes = self._changes()
+        next(changes)  # to its first yield: a refusal is an answer, and from now on its `finally` will run
+        return Answer(200, changes, {"Cache-Control": "no-store"}, "text/event-stream")
+
+    def _changes(self) -> Generator[bytes, None, None]:
+        """Server-sent events, one for each delivery that has changed, after an empty piece."""
         if not self._streams.acquire(blocking=False):
             raise Problem(503, f"{MAX_STREAMS} streams are open, which is the limit", {"Retry-After": "5"})
-
-        def send_changes(send: Callable[[bytes], None]) -> None:
-            version = self._dispatcher.version()
-            send(b"retry: 1000\n\n")  # milliseconds until a browser comes back after a dropped connection
+        version = self._dispatcher.version()
+        try:
+            yield b""
+            yield b"retry: 1000\n\n"  # milliseconds until a browser comes back after a dropped connection
             while changes := self._dispatcher.changes(version, STREAM_BATCH, STREAM_BEAT):
                 version, deliveries = changes
                 lines = [f"event: delivery\ndata: {json.dumps(delivery.to_json())}\n\n" for delivery in deliveries]
-                send("".join(lines).encode() or b": nothing new\n\n")
+                yield "".join(lines).encode() or b": nothing new\n\n"
                 time.sleep(STREAM_PAUSE)
-
-        def release(sent: bool) -> None:
+        finally:
             self._streams.release()
-
-        fields = {"Cache-Control": "no-store"}
-        return Answer(200, type="text/event-stream", headers=fields, stream=send_changes, release=release)
 
     # What the handlers share
 
@@ -242,12 +251,12 @@ class Exposee:
         return Answer(200, body)
 
     def _wait(self, deliveries: list[Delivery], seconds: float) -> bool:
-        if not self._waiters.acquire(blocking=False):
+        if not self._waiting.acquire(blocking=False):
             return False  # a preference may be ignored (RFC 7240, 2)
         try:
             return self._dispatcher.wait(deliveries, seconds)
         finally:
-            self._waiters.release()
+            self._waiting.release()
 
     def _find(self, request: Request) -> Delivery:
         delivery = self._dispatcher.find(request.parameters[0])
@@ -275,7 +284,7 @@ class Exposee:
             raise Problem(403, reason)
 
     def _permit(self, request: Request, carried: str | None) -> Callable[[str | None], None]:
-        """Who may change what belongs to a URL with a secret: those who carry it, and local callers."""
+        """A function that refuses changes of a URL with a secret, but for callers who carry it and local ones."""
 
         def permit(secret: str | None) -> None:
             if secret is None or is_local(request):
@@ -306,170 +315,116 @@ class Exposee:
             raise Problem(401, detail, {"WWW-Authenticate": "Bearer"})
 
 
-def page_answer(path: Path) -> Answer:
-    """The page, with a policy under which nothing runs but its own script, and nothing is fetched from elsewhere.
-
-    A browser hashes what it has parsed, in which every line ends with LF, whatever the file has.
-    """
-    page = path.read_bytes().replace(b"\r\n", b"\n")
-
-    def source(tag: bytes) -> str:
-        inside = page.partition(b"<%b>" % tag)[2].partition(b"</%b>" % tag)[0]
-        return f"'sha256-{base64.b64encode(hashlib.sha256(inside).digest()).decode()}'"
-
-    policy = (
-        f"default-src 'none'; connect-src 'self'; script-src {source(b'script')}; style-src {source(b'style')}; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; img-src data:"
-    )
-    headers = {
-        "Content-Security-Policy": policy,
-        "Cache-Control": "no-cache",
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-    }
-    return Answer(200, page, headers, "text/html; charset=utf-8")
-
-
 @contextlib.contextmanager
-def storing() -> Iterator[None]:
-    """What the disk or the office refuses is the client's 503."""
+def refusals() -> Iterator[None]:
+    """What the disk or the dispatcher refuses becomes a Problem."""
     try:
         yield
     except (StoreError, Full) as error:
         raise Problem(503, str(error), {"Retry-After": "5"}) from None
+    except NotPossible as error:
+        raise Problem(409, str(error)) from None
 
 
 # --- the command line ----------------------------------------------------------------------------------------
 
 
-def seconds(value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not 0 < number <= 86_400:
-        raise argparse.ArgumentTypeError(f"{value!r} is not a number of seconds up to a day")
-    return number
-
-
-def schedule(value: str) -> tuple[float, ...]:
-    return tuple(seconds(item) for item in value.split(",")) if value else ()
-
-
-def event_names(value: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in value.split(","))
-    for name in names:
-        if name == PING:
-            raise argparse.ArgumentTypeError(f"{name} is what GET /ping sends, expected another name")
-        if not EVENT_NAME.fullmatch(name):
-            raise argparse.ArgumentTypeError(f"{name!r} is no event type, expected letters, digits, _ . -")
-    return names
-
-
-def store_path(value: str) -> Path:
-    path = Path(value)
-    if path.suffix != ".json" or path.stem == JOURNAL.stem:
-        raise argparse.ArgumentTypeError(f"{value!r} is not a name like webhooks.json ({JOURNAL} lies beside it)")
-    return path
-
-
-def worker_count(value: str) -> int:
-    if not re.fullmatch("[1-9][0-9]?", value) or int(value) > 64:
-        raise argparse.ArgumentTypeError(f"{value!r} is not a number from 1 to 64")
-    return int(value)
-
-
 def parser() -> argparse.ArgumentParser:
-    options = terminal.Parser("Let integrators register webhooks, and deliver events to them.")
-    add = options.add_argument
-    add("--host", type=terminal.host_name, default="127.0.0.1", help="where to listen; 0.0.0.0 lets the network in")
-    add("--port", type=terminal.port_number, default=3000, help="port to listen on")
-    add("--store", type=store_path, default=Path("webhooks.json"), help="the webhooks; the journal lies beside it")
-    add("--event-types", type=event_names, default=",".join(EVENT_TYPES), help="known event types, by commas")
-    plan = ",".join(f"{delay:.0f}" for delay in RETRY_SCHEDULE)
-    add("--retry-schedule", type=schedule, default=plan, help="seconds between attempts, by commas; '' for one only")
-    add("--timeout", type=seconds, default=10.0, help="seconds for one attempt")
-    add("--workers", type=worker_count, default=1, metavar="N", help="sender threads")
-    add("--token", help="opens the lists to strangers who carry it; or EXPOSEE_TOKEN, which ps does not show")
+    parser = options.Parser("Let integrators register webhooks, and deliver events to them.")
+    add, default = parser.add_argument, "(default: %(default)s)"
+    network = f"where to listen; 0.0.0.0 lets the network in {default}"
+    add("--host", type=options.host_name, default="127.0.0.1", help=network)
+    add("--port", type=options.port_number, default=3000, help=f"port to listen on {default}")
+    beside = f"the webhooks; secrets, journal and lock lie beside it {default}"
+    add("--store", type=options.store_path, default="webhooks.json", help=beside)
+    known, plan = ",".join(EVENT_TYPES), ",".join(f"{delay:.0f}" for delay in RETRY_SCHEDULE)
+    add("--event-types", type=options.event_names, default=known, help=f"known event types, comma-separated {default}")
+    delays = f"seconds between attempts, comma-separated; '' for one attempt only {default}"
+    add("--retry-schedule", type=options.schedule, default=plan, help=delays)
+    add("--timeout", type=options.seconds, default="10", help=f"seconds for one attempt {default}")
+    add("--workers", type=options.thread_count, default=1, metavar="N", help=f"sender threads {default}")
+    token, variable = options.credential("EXPOSEE_TOKEN"), os.environ.get("EXPOSEE_TOKEN")
+    opens = "strangers need it to trigger, and may see the lists with it, or EXPOSEE_TOKEN (hidden from `ps`)"
+    add("--token", type=token, default=variable, help=opens)
     add("--allow-private", action="store_true", help="strangers may register private addresses (one Wi-Fi)")
-    add("--raw", action="store_true", help="print every exchange as it was on the wire")
-    return options
+    add("--raw", action="store_true", help="print every request and answer")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run an exposee until it is told to stop. 0 then; 2 for what keeps it from starting."""
-    terminal.set_up()
-    options = parser().parse_args(argv)
-    with contextlib.ExitStack() as files:
-        try:
-            server, dispatcher, journal, printer = build(options, files)
-        except (StoreError, OSError) as error:
-            return terminal.fail(error, 2)
-        stop_on_signals(server)
-        stay_on_one_core()
-        print(f"Exposee on {server.url}, Ctrl-C stops it", flush=True)
-        dispatcher.start()
-        server.run()
-        waiting = dispatcher.close()
-        printer.close()
-    print(f"Stopped; {waiting} {'delivery waits' if waiting == 1 else 'deliveries wait'} in {journal.path}")
+    chosen = parser().parse_args(argv)
+    printer = terminal.Printer()  # a slow terminal holds up no delivery
+    try:
+        with contextlib.ExitStack() as ending:
+            server = build(chosen, printer, ending)
+            stop_on_signals(server)
+            server.run()
+    except (StoreError, OSError) as error:
+        return terminal.fail(error, 2)
     return 0
 
 
-def build(
-    options: argparse.Namespace, files: contextlib.ExitStack
-) -> tuple[Server, Dispatcher, Journal, terminal.Printer]:
-    """Put the rooms of the house together. `files` closes in the end what has been opened."""
-    printer = terminal.Printer()
-    guard = Guard(options.allow_private)
-    store = WebhookStore(options.store, url_problem)
-    files.callback(store.close)
-    journal = Journal(options.store.with_name(JOURNAL.name))
-    files.callback(journal.close)
+def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: contextlib.ExitStack) -> Server:
+    """A server that is ready to run; `ending` stops and closes what it needs."""
+    guard, transcript = Guard(chosen.allow_private), printer if chosen.raw else None
+    server = Server((chosen.host, chosen.port), {}, transcript)  # before any file is touched
+    ending.callback(server.server_close)
+    store = WebhookStore(chosen.store, url_problem)
+    ending.callback(store.close)
+    journal = Journal(store.path.with_suffix(".deliveries.jsonl"))
+    ending.callback(journal.close)
     dispatcher = Dispatcher(
         store,
         journal,
         guard,
-        schedule=options.retry_schedule,
-        timeout=options.timeout,
-        workers=options.workers,
+        schedule=chosen.retry_schedule,
+        timeout=chosen.timeout,
+        workers=chosen.workers,
         log=printer.say,
-        show=show_attempt(printer) if options.raw else lambda delivery, attempt: None,
+        show=show_attempt(printer) if chosen.raw else None,
     )
-    token = options.token or os.environ.get("EXPOSEE_TOKEN", "")
-    exposee = Exposee(store, dispatcher, event_types=options.event_types, guard=guard, token=token)
-    server = Server((options.host, options.port), exposee.routes, printer if options.raw else None)
-    unknown = {entry["event"] for entry in store.webhooks()} - set(options.event_types)
-    warnings = [f"{options.store}: nobody can trigger {name}, an unknown event type" for name in sorted(unknown)]
-    for warning in [journal.warning, *warnings]:
-        if warning:
-            print(f"warning: {terminal.printable(warning)}", file=sys.stderr)
-    return server, dispatcher, journal, printer
+    front = Exposee(
+        store, dispatcher, event_types=chosen.event_types, guard=guard, token=chosen.token or "", say=printer.say
+    )
+    server.set_routes(front.routes)
+    stay_on_one_core()
+    printer.say(f"Exposee on {server.url}, Ctrl-C stops it")
+    for warning in warnings(store, journal, dispatcher, chosen.event_types):
+        printer.say(f"warning: {warning}")
+    dispatcher.start()
+
+    def stop() -> None:
+        waiting = dispatcher.close()
+        printer.close(f"Stopped; {waiting} {'delivery waits' if waiting == 1 else 'deliveries wait'} in {journal.path}")
+
+    ending.callback(stop)
+    return server
 
 
-def stay_on_one_core() -> None:
-    """Keep all threads on one core, where the system can do that.
-
-    One thread of Python runs at a time anyway, and to wake the next one on another core costs an interrupt:
-    accepting events is 1.5 times faster without. The last core, because the first one has the system's own work
-    (a registration took 0.1 ms longer there). The price: TLS has no core to itself. Not SCHED_BATCH as well: it is
-    5 % faster alone on a machine, and 3 times slower, 25 times for a registration, beside programs that compute.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+def warnings(
+    store: WebhookStore, journal: Journal, dispatcher: Dispatcher, event_types: Sequence[str]
+) -> Iterator[str]:
+    """What the owner should know of the files, a line each."""
+    if journal.warning:
+        yield journal.warning
+    for name in sorted({entry["event"] for entry in store.webhooks()} - set(event_types)):
+        yield f"{store.path}: nobody can trigger {name}, an unknown event type"
+    for url, count in dispatcher.orphans().items():
+        yield f"{count} waiting for {url}, which is not registered for them: register it to have them sent, or unregister it"
 
 
 def show_attempt(printer: terminal.Printer) -> Callable[[Delivery, Attempt], None]:
-    number = itertools.count(1)
+    """A function that prints the bytes of an attempt."""
 
     def show(delivery: Delivery, attempt: Attempt) -> None:
-        title = f"--- attempt {next(number)}: we call {delivery.url}" + (f": {attempt.error}" if attempt.error else "")
+        title = f"--- attempt {delivery.count} of {delivery.id}: we call {delivery.url}"
         request, response = attempt.request or b"", attempt.response or b""
-        printer.show(title, ("> ", request, None), ("< ", response, attempt.received))
+        ending = f": {attempt.error}" if attempt.error else ""
+        printer.show(title + ending, ("> ", request, None), ("< ", response, attempt.received))
 
     return show
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    terminal.run(main)

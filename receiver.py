@@ -5,7 +5,7 @@
 Try:  curl -i -H 'Content-Type: application/json' -d '{"event": "ping", "data": 1}' localhost:8080/webhook-receiver
 
 With a secret it verifies the signatures (verifying.py) and prints why one fails. For lessons and tests it misbehaves
-when the URL asks for it: /webhook-receiver?respond=503&retry_after=3&times=2 (BEHAVIOUR has the list).
+when the URL asks for it: /webhook-receiver?respond=503&retry_after=3&times=2 (misbehaving.py).
 
 Left out on purpose: a file of the messages seen. After a restart, a message that is sent again counts as new.
 """
@@ -16,33 +16,26 @@ import terminal  # isort: skip  # first, so that a Ctrl-C during the other impor
 
 import argparse
 import base64
-import http
 import json
 import os
 import queue
-import re
 import secrets
-import socket
-import struct
 import threading
 import time
 import traceback
-import urllib.request
 from collections.abc import Callable, Sequence
-from http.client import HTTPException
 from typing import Any
 
+import options
+from misbehaving import Misbehaviour
+from register_webhook import send
 from server import Routes, Server, stop_on_signals
 from verifying import key_of, verify
 from wire import Answer, Problem, Request
 
 PATH = "/webhook-receiver"
 SEEN = 10_000  # webhook-ids to remember; a sender's retries come within three days
-HOLD_SECONDS = 60.0  # that `hang`, `drip` and `endless` go on at the most
-PING_BACKS, PING_BACK_SECONDS = 100, 10.0  # ping-backs that wait for their turn; silence of the exposee
-OPENER = urllib.request.OpenerDirector()  # urlopen would follow redirects, open files and obey proxy variables
-OPENER.add_handler(urllib.request.HTTPHandler())
-OPENER.add_handler(urllib.request.HTTPSHandler())
+PING_BACKS = 100  # that wait for their turn
 
 
 def handle(event: str, data: Any) -> None:
@@ -69,14 +62,16 @@ class Receiver:
         self._secret, self._clock, self._confirm, self._say = secret, clock, confirm, say
         self._lock = threading.Lock()  # guards the two below, and lets `handle` be called once at a time
         self._seen: dict[str, None] = {}  # webhook-ids, oldest first; `_end` removes one, an atomic step, without it
-        self._misbehaved: dict[str, int] = {}  # by request target
+        self._misbehaviour = Misbehaviour()
         self.routes: Routes = {PATH: {"POST": self.receive}}
 
     def receive(self, request: Request) -> Answer:
         """Verify, print, handle, answer."""
         verified = self._verify(request)  # before anything reads the body
         try:
-            payload, misbehaviour = request.json(), self._misbehaviour(request)
+            payload = request.json()
+            with self._lock:
+                misbehaviour = self._misbehaviour.answer(request)
         except Problem as problem:
             self._say(f"Refused with {problem.status}: {problem.detail}")
             raise
@@ -129,92 +124,19 @@ class Receiver:
         elif event == "ping" and self._confirm:
             self._confirm()
 
-    def _misbehaviour(self, request: Request) -> Answer | None:
-        """The misbehaviour that the URL asks for; None when it asks for none, or has had it `times` times."""
-        name, times, after = (request.query.get(name) for name in ("respond", "times", "retry_after"))
-        if name is None:
-            return None
-        with self._lock:
-            done = self._misbehaved.get(request.target, 0)
-            if times and times.isdecimal() and done >= int(times[:9]):
-                return None
-            if done or len(self._misbehaved) < SEEN:
-                self._misbehaved[request.target] = done + 1
-        if name in BEHAVIOUR:
-            return BEHAVIOUR[name]()
-        if re.fullmatch("[2-5][0-9][0-9]", name) and int(name) in list(http.HTTPStatus):
-            headers = {"Retry-After": after} if after and re.fullmatch("[ -~]+", after) else {}
-            return Answer(int(name), None if name in ("204", "304") else {"respond": int(name)}, headers)
-        raise Problem(422, f"respond={name[:40]} is unknown, expected a status or one of {', '.join(BEHAVIOUR)}")
-
-
-# --- misbehaving ----------------------------------------------------------------------------------------------
-
-
-def _hang(connection: socket.socket) -> None:
-    """Take the request and never answer."""
-    connection.settimeout(HOLD_SECONDS)
-    while connection.recv(65_536):
-        pass
-
-
-def _drip(connection: socket.socket) -> None:
-    """Answer a byte a second: no read of it times out, the whole does."""
-    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"." * 1000
-    for byte in answer[: int(HOLD_SECONDS)]:
-        connection.sendall(bytes([byte]))
-        time.sleep(1)
-
-
-def _reset(connection: socket.socket) -> None:
-    """Close with a TCP reset: a socket that lingers for 0 s throws away what is on its way."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
-    connection.close()
-
-
-def _half(connection: socket.socket) -> None:
-    """Promise more than comes."""
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nonly half of")
-
-
-def _endless(connection: socket.socket) -> None:
-    """A body without end."""
-    connection.settimeout(HOLD_SECONDS)
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
-    end = time.monotonic() + HOLD_SECONDS
-    while time.monotonic() < end:
-        connection.sendall(b"and so on " * 1_000)
-
-
-BEHAVIOUR: dict[str, Callable[[], Answer]] = {
-    "hang": lambda: Answer(takeover=_hang),
-    "drip": lambda: Answer(takeover=_drip),
-    "reset": lambda: Answer(takeover=_reset),
-    "half": lambda: Answer(takeover=_half),
-    "endless": lambda: Answer(takeover=_endless),
-    "redirect": lambda: Answer(302, None, {"Location": "/somewhere-else"}),
-}
-
 
 # --- confirming pings -----------------------------------------------------------------------------------------
 
 
 def ping_back(exposee: str, url: str, say: Callable[..., None]) -> Callable[[], None]:
-    """A function that tells the exposee, in a thread of its own, that a ping has arrived at `url`; returns at once."""
-    target = exposee.rstrip("/") + "/webhooks/ping-back"
-    fields = {"Content-Type": "application/json", "Bypass-Tunnel-Reminder": "1", "User-Agent": "integrator/1.0"}
-    request = urllib.request.Request(target, json.dumps({"url": url}).encode(), fields)
+    """A function that has a thread tell the exposee that a ping has arrived at `url`, and returns at once."""
     waiting: queue.Queue[None] = queue.Queue(PING_BACKS)
 
     def work() -> None:
         while True:
             waiting.get()
-            try:
-                with OPENER.open(request, timeout=PING_BACK_SECONDS) as response:
-                    answer = response.read(terminal.SHOWN_BODY).decode("utf-8", "replace").strip()
-                say(f"Ping-back Response: {response.status} {answer}")
-            except (OSError, HTTPException, ValueError) as error:
-                say(f"Ping-back failed: {getattr(error, 'reason', error)!r} ({target}): is the exposee running?")
+            status, text = send("POST", f"{exposee.rstrip('/')}/webhooks/ping-back", {"url": url})
+            say(f"Ping-back Response: {status} {text}" if status else f"Ping-back failed: {text}")
 
     def confirm() -> None:
         try:
@@ -239,7 +161,7 @@ class NewSecret(argparse.Action):
 
 def secret(text: str) -> str:
     """An option's type: any text for GitHub's dialect, or a right whsec_ one."""
-    terminal.credential("WEBHOOK_SECRET")(text)
+    options.credential("WEBHOOK_SECRET")(text)
     if text.startswith("whsec_") and key_of(text) is None:
         what = "is not whsec_ and base64 of 24 to 64 bytes; make one with --new-secret"
         raise argparse.ArgumentTypeError(f"the value (here or in WEBHOOK_SECRET) {what}")
@@ -247,34 +169,31 @@ def secret(text: str) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    options = terminal.Parser("Receive webhooks, print them, answer 204.")
-    add, variable = options.add_argument, os.environ.get("WEBHOOK_SECRET")
-    exposee, url = (
-        terminal.web_url("http://localhost:3000", query=False),
-        terminal.web_url(f"http://localhost:8080{PATH}"),
-    )
+    parser = options.Parser("Receive webhooks, print them, answer 204.")
+    add = parser.add_argument
     network = "where to listen; 0.0.0.0 lets the network in (default: %(default)s)"
-    add("--host", type=terminal.host_name, default="127.0.0.1", help=network)
-    add("--port", type=terminal.port_number, default=8080, help="port to listen on (default: %(default)s)")
+    add("--host", type=options.host_name, default="127.0.0.1", help=network)
+    add("--port", type=options.port_number, default=8080, help="port to listen on (default: %(default)s)")
     hidden = "whsec_..., to verify signatures, or WEBHOOK_SECRET (hidden from `ps`)"
-    add("--secret", type=secret, default=variable, help=hidden)
+    add("--secret", type=secret, default=os.environ.get("WEBHOOK_SECRET"), help=hidden)
+    exposee, ours = options.web_url("http://localhost:3000", query=False), f"http://localhost:8080{PATH}"
     add("--ping-back", type=exposee, metavar="EXPOSEE_URL", help="confirm each ping there; needs --url")
-    add("--url", type=url, help="our URL as it was registered, for --ping-back")
+    add("--url", type=options.web_url(ours), help="our URL as it was registered, for --ping-back")
     add("--raw", action="store_true", help="print every request and answer")
     add("--new-secret", action=NewSecret, nargs=0, help="print a new secret and end")
-    return options
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a receiver until it is told to stop. 0 then; 2 for what keeps it from starting."""
-    options = parser().parse_args(argv)
-    if bool(options.ping_back) != bool(options.url):
+    chosen = parser().parse_args(argv)
+    if bool(chosen.ping_back) != bool(chosen.url):
         return terminal.fail("--ping-back EXPOSEE_URL and --url MY_PUBLIC_URL go together", 2)
     printer = terminal.Printer()  # a slow terminal holds up no delivery
-    confirm = ping_back(options.ping_back, options.url, printer.say) if options.url else None
-    receiver = Receiver(options.secret or "", confirm=confirm, say=printer.say)
+    confirm = ping_back(chosen.ping_back, chosen.url, printer.say) if chosen.url else None
+    receiver = Receiver(chosen.secret or "", confirm=confirm, say=printer.say)
     try:
-        server = Server((options.host, options.port), receiver.routes, printer if options.raw else None)
+        server = Server((chosen.host, chosen.port), receiver.routes, printer if chosen.raw else None)
     except OSError as error:
         return terminal.fail(error, 2)
     stop_on_signals(server)

@@ -22,6 +22,8 @@ import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
+import options
+
 SECONDS = 15.0  # of silence from the exposee; GET /ping waits up to 5 s for the receivers
 MAX_ANSWER = 1_048_576  # bytes; the size is the exposee's claim
 HINTS: list[tuple[type[Exception], str]] = [
@@ -38,21 +40,21 @@ OPENER.add_handler(urllib.request.HTTPHandler())
 OPENER.add_handler(urllib.request.HTTPSHandler())
 
 
-def calls(options: argparse.Namespace) -> list[tuple[str, str, str, Any]]:
+def calls(chosen: argparse.Namespace) -> list[tuple[str, str, str, Any]]:
     """What the options ask for: (title, method, path, body) of each request."""
-    url, events = options.url, options.events
-    secret = {"secret": options.secret} if options.secret else {}
-    if options.unregister:
+    url, events = chosen.url, chosen.events
+    secret = {"secret": chosen.secret} if chosen.secret else {}
+    if chosen.unregister:
         bodies = [{"url": url, "event": event, **secret} for event in events]
         return [("Unregister", "DELETE", "/webhooks/unregister", body) for body in bodies]
-    if options.ping:
+    if chosen.ping:
         return [("Ping", "GET", "/ping", None)]
-    if options.ping_back:
+    if chosen.ping_back:
         return [("Ping-back", "POST", "/webhooks/ping-back", {"url": url})]
     return [("Register", "POST", "/webhooks/register", {"url": url, "event_types": events, **secret})]
 
 
-def send(method: str, url: str, body: Any, raw: bool) -> tuple[int, str]:
+def send(method: str, url: str, body: Any, raw: bool = False) -> tuple[int, str]:
     """The status and the text of the answer; 0 and the reason when there was none."""
     kind = {} if body is None else {"Content-Type": "application/json"}
     data = None if body is None else json.dumps(body).encode()
@@ -98,30 +100,30 @@ def event_names(text: str) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    options = terminal.Parser("Register a webhook receiver at an exposee.")
-    add, env = options.add_argument, os.environ
+    parser = options.Parser("Register a webhook receiver at an exposee.")
+    add, env = parser.add_argument, os.environ
     theirs, mine = "http://localhost:3000", "http://localhost:8080/webhook-receiver"
-    exposee, receiver = terminal.web_url(theirs, "EXPOSEE_URL", query=False), terminal.web_url(mine, "WEBHOOK_URL")
+    exposee, receiver = options.web_url(theirs, "EXPOSEE_URL", query=False), options.web_url(mine, "WEBHOOK_URL")
     theirs, mine = env.get("EXPOSEE_URL") or theirs, env.get("WEBHOOK_URL") or mine
     add("--exposee", type=exposee, default=theirs, help="the exposee's URL, or EXPOSEE_URL (default: %(default)s)")
     add("--url", type=receiver, default=mine, help="the receiver's URL, or WEBHOOK_URL (default: %(default)s)")
     add("--events", type=event_names, default="payment_received", help="comma-separated (default: %(default)s)")
-    secret, hidden = terminal.credential("WEBHOOK_SECRET"), "to sign deliveries, or WEBHOOK_SECRET (hidden from `ps`)"
+    secret, hidden = options.credential("WEBHOOK_SECRET"), "to sign deliveries, or WEBHOOK_SECRET (hidden from `ps`)"
     add("--secret", type=secret, default=env.get("WEBHOOK_SECRET"), help=hidden)
-    what = options.add_mutually_exclusive_group()
+    what = parser.add_mutually_exclusive_group()
     what.add_argument("--unregister", action="store_true", help="unregister the events instead")
     what.add_argument("--ping", action="store_true", help="ping all registered URLs instead")
     what.add_argument("--ping-back", action="store_true", help="confirm a ping to the URL instead")
     add("--raw", action="store_true", help="print every request and answer")
-    return options
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Send the requests, one after the other; 1 if one of them failed."""
-    options, code = parser().parse_args(argv), 0
-    for title, method, path, body in calls(options):
-        url = options.exposee.rstrip("/") + path
-        status, text = send(method, url, body, options.raw)
+    chosen, code = parser().parse_args(argv), 0
+    for title, method, path, body in calls(chosen):
+        url = chosen.exposee.rstrip("/") + path
+        status, text = send(method, url, body, chosen.raw)
         if 200 <= status < 300:
             terminal.say(f"{title} Response: {status} {text}")
             continue

@@ -1,60 +1,60 @@
 """JSON as RFC 8259 means it, for bytes that strangers send: the json module, without what it forgives.
 
-What is forgiven here breaks somewhere else: NaN in the receiver's parser, a lone surrogate when the text is
-encoded again, a key that appears twice in whatever reads the other one of the two.
+A receiver's parser may stop at NaN or a lone surrogate, and may take the other one of two equal keys. Numbers change
+when they are parsed and written again, 1E2 to 100.0: so `member` gives the bytes of a value as they came.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+import math
+import re
+from typing import Any
 
 MAX_DEPTH = 64  # levels of nesting; Python's own limit is its stack
-MAX_DIGITS = 400  # characters of a number: the largest float has 309 digits before the point
+KEY = re.compile(r'[ \t\r\n{,]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*')
 
 
 def loads(data: bytes) -> Any:
-    """`data` as a JSON value.
-
-    ValueError, with a message that continues "the body is …", for: not JSON, not UTF-8, NaN and Infinity, a
-    number over MAX_DIGITS or out of a float's range, a key twice in one object, a lone surrogate, more than
-    MAX_DEPTH levels.
-    """
+    """`data` as a JSON value. Else ValueError, with a message that continues the sentence "the body is …"."""
+    if data.startswith(b"\xef\xbb\xbf"):  # RFC 8259, 8.1
+        raise ValueError("JSON after a byte order mark, expected none: save it as UTF-8 without BOM")
     try:
-        text = data.decode("utf-8")
+        text = data.decode()
         value = _decoder.decode(text)
         if "\\u" in text:  # the only way to a lone surrogate, which no encoder takes
             json.dumps(value, ensure_ascii=False).encode()
+        if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+            raise RecursionError
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise ValueError(f"not JSON: {error.msg[:1].lower()}{error.msg[1:]} at {where}") from None
+        raise ValueError(f"not JSON: {error.msg.lower()} at line {error.lineno}, column {error.colno}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: byte {error.start} is {data[error.start]:#04x}") from None
     except UnicodeEncodeError:
         raise ValueError("JSON with a lone surrogate, half of a \\u pair; expected whole characters") from None
     except RecursionError:
         raise ValueError(f"JSON nested too deeply, expected {MAX_DEPTH} levels at most") from None
-    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
-        raise ValueError(f"JSON nested too deeply, expected {MAX_DEPTH} levels at most")
     return value
 
 
+def member(data: bytes, name: str) -> bytes:
+    """The bytes of the member `name` of an object that `loads` accepts, on one line; KeyError if there is none."""
+    text, at = data.decode(), 0
+    while key := KEY.match(text, at):
+        _, at = _spans.raw_decode(text, key.end())
+        if json.loads(key[1]) == name:
+            return text[key.end() : at].encode().translate(None, b"\t\r\n")  # in strings these are escaped
+    raise KeyError(name)
+
+
 def _number(text: str) -> float | int:
-    if len(text) > MAX_DIGITS:
-        raise ValueError(f"JSON with a number of {len(text)} characters, expected {MAX_DIGITS} at most")
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"JSON with the number {text[:40]}, which is out of range")
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"JSON with the number {text[:40]}, expected one in the range of a double")
     return int(text) if text.lstrip("-").isdigit() else value
 
 
-def _constant(text: str) -> NoReturn:
-    raise ValueError(f"not JSON: it has no {text}, only finite numbers")
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
+    if len(value := dict(pairs)) != len(pairs):
         raise ValueError("JSON with a key that appears twice in one object")
     return value
 
@@ -62,11 +62,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _depth(value: Any) -> int:
     depth, level = 0, [value]
     while level := [v for v in level if isinstance(v, (dict, list))]:
-        depth += 1
-        level = [child for v in level for child in (v.values() if isinstance(v, dict) else v)]
+        depth, level = depth + 1, [child for v in level for child in (v.values() if isinstance(v, dict) else v)]
     return depth
 
 
-_decoder = json.JSONDecoder(
-    parse_int=_number, parse_float=_number, parse_constant=_constant, object_pairs_hook=_object
-)
+_decoder = json.JSONDecoder(parse_int=_number, parse_float=_number, parse_constant=_number, object_pairs_hook=_object)
+_spans = json.JSONDecoder()  # only to learn where a value ends

@@ -6,7 +6,6 @@ it can be slow, or stopped with Ctrl-S: the `Printer` prints in a thread of its 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import re
@@ -189,56 +188,3 @@ class Printer:
     def _coloured(self, mark: str, text: str) -> str:
         colour = {"> ": "\033[36m", "< ": "\033[33m"}.get(mark) if self._colour else None
         return f"{colour}{mark}{text}\033[0m\n" if colour else f"{mark}{text}\n"
-
-
-class Parser(argparse.ArgumentParser):
-    """A command line whose mistakes are one line on stderr and exit code 2."""
-
-    def __init__(self, description: str) -> None:
-        super().__init__(description=description)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {printable(message)}; see --help\n")
-
-
-def port_number(text: str) -> int:
-    """An option's type: a port; 0 lets the system choose a free one."""
-    if not (text.isascii() and text.isdigit() and int(text) <= 65_535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port, expected a number from 0 to 65535")
-    return int(text)
-
-
-def host_name(text: str) -> str:
-    """An option's type: a host to listen on. An empty one would mean all of them."""
-    if not text:
-        raise argparse.ArgumentTypeError("the host is empty, expected a name or an address such as 127.0.0.1")
-    return text
-
-
-def web_url(example: str, variable: str = "", query: bool = True) -> Callable[[str], str]:
-    """An option's type: an http or https URL such as `example`; it may come from an environment variable."""
-    path, no = ("[/?][^#]*", "credentials or fragment") if query else ("/[^#?]*", "credentials, query or fragment")
-    pattern = re.compile(rf"(?ai)(?=[!-~]*\Z)https?://(?:[\w.-]+|\[[\da-f:.]+\])(?::(\d{{1,5}}))?(?:{path})?")
-
-    def check(text: str) -> str:
-        match = pattern.fullmatch(text)
-        if match and 0 < int(match[1] or 80) <= 65_535:
-            return text
-        rule = f"an absolute http or https URL in visible ASCII, without {no}, such as {example}"
-        raise argparse.ArgumentTypeError(f"the value{variable and f' (here or in {variable})'} is not {rule}")
-
-    return check
-
-
-def credential(variable: str) -> Callable[[str], str]:
-    """An option's type: a secret or a token, never shown; it may come from an environment variable."""
-
-    def check(text: str) -> str:
-        if re.fullmatch(r"[!-~](?:[ -~]*[!-~])?", text):
-            return text
-        why = "has a blank at an end, or characters that are not visible ASCII" if text else "is empty"
-        raise argparse.ArgumentTypeError(
-            f"the value (here or in {variable}) {why}; to have none, leave it out or unset the variable"
-        )
-
-    return check

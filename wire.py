@@ -2,9 +2,7 @@
 
 http.server has both, but it accepts what RFC 9112 tells a server to refuse (two lengths, bare LF, folded fields), and
 its errors are HTML. So requests are read here, with limits. Where the RFC leaves a choice, we refuse with 400 and
-close. Connections and threads are server.py's business.
-
-Left out on purpose: compression, ranges, HTTP/2.
+close. Connections and threads are server.py's business. Left out on purpose: compression, ranges, HTTP/2.
 """
 
 from __future__ import annotations
@@ -17,22 +15,25 @@ import re
 import socket
 import time
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import strict_json
 
 MAX_LINE = 8_192  # bytes of a request line or a header field; what most servers allow
 MAX_FIELDS = 64  # header fields; a proxy adds a dozen to a client's dozen
-MAX_HEAD = 32_768  # bytes of all header fields
 MAX_BODY = 1_048_576  # bytes; GitHub's cap is 25 MiB, but ours are a learner's events
 MAX_CHUNKS = 16_384  # a body of one-byte chunks costs us far more than its sender
 SEEN = 65_536  # bytes of a request that the transcript keeps
 
-REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/(\d)\.(\d)\r\n")
-FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t\x20-\x7e\x80-\xff]*)\r\n")
-CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, 5.6.2
+REQUEST_LINE = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/(\d)\.(\d)\r\n" % TOKEN)
+FIELD = re.compile(rb"(%b):([\t\x20-\x7e\x80-\xff]*)\r\n" % TOKEN)
+QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+EXTENSION = rb"[\t ]*;[\t ]*%b(?:[\t ]*=[\t ]*(?:%b|%b))?" % (TOKEN, TOKEN, QUOTED)  # RFC 9112, 7.1.1
+CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)(?:%b)*\r\n" % EXTENSION)
 AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
+SINGLE = ("content-length", "host", "transfer-encoding", "content-type", "authorization")
 
 PHRASES = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
 JSON_TYPE, PROBLEM_TYPE = "application/json", "application/problem+json"
@@ -49,6 +50,11 @@ class Problem(Exception):
         super().__init__(detail)
         self.status, self.detail, self.headers = status, detail, dict(headers or {})
 
+    def answer(self) -> Answer:
+        """The problem as RFC 9457 writes it."""
+        body = {"title": phrase(self.status), "status": self.status, "detail": self.detail}
+        return Answer(self.status, body, self.headers, PROBLEM_TYPE)
+
 
 class Request(NamedTuple):
     """A request that has been read whole. Field names are in lower case; a repeated field is joined by commas."""
@@ -59,14 +65,19 @@ class Request(NamedTuple):
     query: dict[str, str]
     headers: dict[str, str]
     authority: str  # host and port that the client believes to talk to
-    peer: str  # the address of who connected: a tunnel's own end, when there is one
+    peer: str  # the address of the other end: a tunnel's own, when there is one
     body: bytes | None  # None: there was none, not even an empty one
-    parameters: tuple[str, ...] = ()  # what stands for {…} in the route
+    parameters: tuple[str, ...] = ()  # the values of {…} in the route
+    version: str = "1.1"  # of HTTP: that, or 1.0
 
     def json(self) -> Any:
         """The body as JSON. Problem 411, 415 or 400 when it is not."""
         if self.body is None:
             raise Problem(411, f"a JSON body is needed: send it with Content-Length, or {CURL_HINT} and -d '{{…}}'")
+        coding = self.headers.get("content-encoding", "")
+        if coding.lower() not in ("", "identity"):
+            detail = f"Content-Encoding is {coding}, expected none: send the body uncompressed"
+            raise Problem(415, detail, {"Accept-Encoding": "identity"})  # RFC 9110, 15.5.16
         kind = self.headers.get("content-type", "")
         if kind.partition(";")[0].strip().lower() != JSON_TYPE:
             raise Problem(415, f"Content-Type is {kind or 'missing'}, expected {JSON_TYPE}: {CURL_HINT}")
@@ -77,11 +88,11 @@ class Request(NamedTuple):
 
 
 class Answer:
-    """What a handler returns. `body` is JSON unless it is bytes; `then` runs after it has been sent.
+    """What a handler returns.
 
-    `stream`, when given, gets the connection after the head, as a function that sends bytes, and ends it by
-    returning. `raw` instead of anything else gets the connection with nothing sent on it. `release` runs in the end,
-    whatever has become of all that, and is told whether the answer was sent.
+    `body` is a JSON value, bytes, or an iterator of bytes: a stream, sent piece by piece after the head, whose close()
+    is called at the end. `after` is called once at the end, and told whether the answer was sent. `takeover` gets the
+    connection with nothing sent on it, in place of an answer.
     """
 
     def __init__(
@@ -90,22 +101,48 @@ class Answer:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
         type: str = JSON_TYPE,
-        then: Callable[[], None] | None = None,
-        stream: Callable[[Callable[[bytes], None]], None] | None = None,
-        raw: Callable[[socket.socket], None] | None = None,
-        release: Callable[[bool], None] | None = None,
+        after: Callable[[bool], None] | None = None,
+        takeover: Callable[[socket.socket], None] | None = None,
     ) -> None:
-        self.status, self.body, self.headers, self.type = status, body, dict(headers or {}), type
-        self.then, self.stream, self.raw, self.release = then, stream, raw, release
+        self.status, self.headers, self.type = status, dict(headers or {}), type
+        self.after, self.takeover = after, takeover
+        self.stream: Any = body if isinstance(body, Iterator) else None
+        plain = b"" if body is None or self.stream else body
+        self.body: bytes = plain if isinstance(plain, bytes) else _to_json(plain).encode() + b"\n"
 
-    def encoded(self) -> bytes:
-        """The body as it is sent."""
-        if self.body is None or isinstance(self.body, bytes):
-            return self.body or b""
-        return _to_json(self.body).encode() + b"\n"
+    def encoded(self, head_only: bool = False) -> bytes:
+        """The status line, the header fields and the body, but for a stream's."""
+        headers = {"Date": _date(int(time.time()))}
+        if self.status not in (204, 304) and self.stream is None:  # RFC 9110, 8.6: no length with a 204
+            headers["Content-Length"] = str(len(self.body))
+        if self.body or self.stream:
+            headers["Content-Type"] = self.type
+        headers.update(self.headers)
+        lines = [f"HTTP/1.1 {self.status} {phrase(self.status)}", *(f"{k}: {v}" for k, v in headers.items()), "", ""]
+        return "\r\n".join(lines).encode("latin-1") + (b"" if head_only else self.body)
+
+    def end(self, sent: bool) -> None:
+        """Close the stream and call `after`: the server does that once, whatever has happened."""
+        try:
+            if hasattr(self.stream, "close"):
+                self.stream.close()
+        finally:
+            if self.after:
+                self.after(sent)
 
 
 _to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each call
+
+
+@functools.lru_cache(1)
+def _date(second: int) -> str:
+    return email.utils.formatdate(second, usegmt=True)
+
+
+@functools.cache
+def phrase(status: int) -> str:
+    """The words for a status, as RFC 9110 has them: the standard library's change between versions."""
+    return PHRASES.get(status) or http.HTTPStatus(status).phrase
 
 
 # --- reading (RFC 9112, sections 2 to 7) -------------------------------------------------------------------------
@@ -114,9 +151,8 @@ _to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make 
 class RequestReader:
     """Reads requests from a connection, one after the other.
 
-    `method`, `size` and `tape` tell of the newest one what has come so far, the tape with the first of its `size` bytes
-    if it is to `record`.
-    `must_close` is whether the connection has to end after it; while a request is not read whole, it has to.
+    About the newest one: `method`, `received` (its first bytes, if it is to `record`), `size` (of all that came), and
+    `must_close`, whether the connection has to end after it. Until a request is read whole, it has to.
     """
 
     def __init__(self, stream: BinaryIO, record: bool, send_continue: Callable[[], None]) -> None:
@@ -125,7 +161,7 @@ class RequestReader:
 
     def begin(self) -> None:
         """Forget the last request."""
-        self.method, self.size, self.tape, self.must_close = "", 0, bytearray(), True
+        self.method, self.received, self.size, self.must_close = "", bytearray(), 0, True
 
     def read(self, peer: str) -> Request:
         """A whole request. Problem when it is not one we take, EOFError when it ends in the middle."""
@@ -133,17 +169,16 @@ class RequestReader:
         if line == b"\r\n":  # 2.2: one empty line before a request is tolerated
             line = self._line("request line", 414)
         match = REQUEST_LINE.fullmatch(line)
-        if match is None:
+        if match is None or match[3] != b"1":
             raise Problem(400, "malformed request line, expected METHOD SP target SP HTTP/1.1 CR LF")
-        if match[3] != b"1":
-            raise Problem(400, "HTTP/1.1 is spoken here, and no other major version")
         self.method, target, old = match[1].decode(), match[2].decode(), match[4] == b"0"
         headers = self._fields()
         authority, path, query = _split_target(self.method, target, headers, old)
         body = self._body(headers, old)
-        # 9.3: HTTP/1.0 closes, unless both sides announce otherwise, which we do not
-        self.must_close = old or "close" in headers.get("connection", "").lower()
-        return Request(self.method, target, path, query, headers, authority, peer, body)
+        # A body that is described but has no length (node's DELETE) would be taken for the next request
+        undelimited = body is None and any(name.startswith("content-") or name == "expect" for name in headers)
+        self.must_close = old or undelimited or "close" in headers.get("connection", "").lower()  # 9.3
+        return Request(self.method, target, path, query, headers, authority, peer, body, (), "1.0" if old else "1.1")
 
     def _line(self, what: str, status: int = 431) -> bytes:
         line = self._stream.readline(MAX_LINE + 1)
@@ -156,42 +191,36 @@ class RequestReader:
 
     def _fields(self) -> dict[str, str]:
         fields: dict[str, str] = {}
-        size = 0
         for _ in range(MAX_FIELDS + 1):
             line = self._line("header field")
             if line == b"\r\n":
                 return fields
-            size += len(line)
             match = FIELD.fullmatch(line)
             if match is None:
                 raise Problem(400, "malformed header field, expected name: value CR LF, without folding")
             name, value = match[1].decode().lower(), match[2].strip(b" \t").decode("latin-1")
             if name in fields:
-                if name in ("content-length", "host", "transfer-encoding", "content-type", "authorization"):
+                if name in SINGLE:
                     raise Problem(400, f"the field {name} appears twice")
                 value = f"{fields[name]}, {value}"
             fields[name] = value
-            if size > MAX_HEAD:
-                raise Problem(431, f"header fields over {MAX_HEAD:,} bytes in all")
         raise Problem(431, f"more than {MAX_FIELDS} header fields")
 
     def _body(self, headers: Mapping[str, str], old: bool) -> bytes | None:
         coding, length = headers.get("transfer-encoding"), headers.get("content-length")
-        if coding is not None:
-            if length is not None or old:  # 6.1: how requests are smuggled past a proxy
-                raise Problem(400, "Transfer-Encoding beside Content-Length, or in HTTP/1.0")
-            if coding.lower() != "chunked":
-                raise Problem(501, f"the transfer coding {coding} is unknown here, expected chunked")
-            self._continue(headers, old)
-            return self._chunks()
-        if length is None:
-            return None
-        if not (length.isascii() and length.isdigit()):
-            raise Problem(400, "Content-Length is not a number")
-        if len(length) > 15 or int(length) > MAX_BODY:
-            raise Problem(413, f"the body is over {MAX_BODY:,} bytes")
-        self._continue(headers, old)
-        return self._exactly(int(length))
+        if coding is not None and (length is not None or old):  # 6.1: how requests are smuggled past a proxy
+            raise Problem(400, "Transfer-Encoding beside Content-Length, or in HTTP/1.0")
+        if coding is not None and coding.lower() != "chunked":
+            raise Problem(501, f"the transfer coding {coding} is unknown here, expected chunked")
+        if length is not None:
+            if not (length.isascii() and length.isdigit()):
+                raise Problem(400, "Content-Length is not a number")
+            length = length.lstrip("0").rjust(1, "0")
+            if len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY:
+                raise Problem(413, f"the body is over {MAX_BODY:,} bytes")
+        if not old and headers.get("expect", "").lower() == "100-continue" and (coding or length):
+            self._send_continue()  # RFC 9110, 10.1.1: the client may wait for this before it sends the body
+        return self._chunks() if coding else None if length is None else self._exactly(int(length))
 
     def _chunks(self) -> bytes:
         body = bytearray()
@@ -219,13 +248,8 @@ class RequestReader:
 
     def _keep(self, data: bytes) -> None:
         if self._record:
-            self.tape += data[: SEEN - len(self.tape)]
+            self.received += data[: SEEN - len(self.received)]
             self.size += len(data)
-
-    def _continue(self, headers: Mapping[str, str], old: bool) -> None:
-        """10.1.1 of RFC 9110: the client may wait for this before it sends the body."""
-        if not old and headers.get("expect", "").lower() == "100-continue":
-            self._send_continue()
 
 
 def _split_target(method: str, target: str, headers: Mapping[str, str], old: bool) -> tuple[str, str, dict[str, str]]:
@@ -235,59 +259,17 @@ def _split_target(method: str, target: str, headers: Mapping[str, str], old: boo
         raise Problem(400, "the Host field is missing")
     authority = host or ""
     if not (target.startswith("/") or target == "*" and method == "OPTIONS"):
-        authority, target = _split_absolute(target)
+        absolute = re.fullmatch(r"https?://([^/?]+)/?(.*)", target, re.IGNORECASE)  # every server has to take it
+        if absolute is None:
+            raise Problem(400, "the request target is neither a path nor an absolute http or https URL")
+        authority, target = absolute[1], "/" + absolute[2]
     if any(name and not AUTHORITY.fullmatch(name) for name in {authority, host}):
         raise Problem(400, "the host is malformed, expected name or name:port")
     path, _, query = target.partition("?")
     if "%" in path and "%2f" not in path.lower():  # %2F is data, not a separator: it matches no route
         path = urllib.parse.unquote(path)
-    if not query:
-        return authority, path, {}
     try:
-        pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_FIELDS)
+        pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_FIELDS) if query else []
     except ValueError:
         raise Problem(400, f"more than {MAX_FIELDS} query parameters") from None
     return authority, path, dict(pairs)
-
-
-def _split_absolute(target: str) -> tuple[str, str]:
-    """(authority, path and query) of a target in absolute-form: every server has to take it."""
-    if not re.match("https?://", target, re.IGNORECASE):
-        raise Problem(400, "the request target is neither a path nor an absolute http or https URL")
-    rest = target.partition("://")[2]
-    authority = re.split("[/?]", rest, maxsplit=1)[0]
-    if not authority:
-        raise Problem(400, "the request target has no host")
-    return authority, "/" + rest[len(authority) :].removeprefix("/")
-
-
-# --- writing -----------------------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(1)
-def _date(second: int) -> str:
-    return email.utils.formatdate(second, usegmt=True)
-
-
-def answer_head(answer: Answer, body: bytes) -> bytes:
-    """The status line and the header fields, to the empty line that ends them."""
-    headers = {"Date": _date(int(time.time()))}
-    if answer.status not in (204, 304) and not answer.stream:  # RFC 9110, 8.6: no length with a 204
-        headers["Content-Length"] = str(len(body))
-    if body or answer.stream:
-        headers["Content-Type"] = answer.type
-    headers.update(answer.headers)
-    lines = [f"HTTP/1.1 {answer.status} {phrase(answer.status)}", *(f"{k}: {v}" for k, v in headers.items()), "", ""]
-    return "\r\n".join(lines).encode("latin-1")
-
-
-@functools.cache
-def phrase(status: int) -> str:
-    """The words for a status, as RFC 9110 has them: the standard library's change between versions."""
-    return PHRASES.get(status) or http.HTTPStatus(status).phrase
-
-
-def problem_answer(problem: Problem) -> Answer:
-    """A problem as RFC 9457 writes it."""
-    body = {"title": phrase(problem.status), "status": problem.status, "detail": problem.detail}
-    return Answer(problem.status, body, problem.headers, PROBLEM_TYPE)

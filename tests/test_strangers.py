@@ -24,6 +24,7 @@ from support import NO_CONTENT, ROOT, SECONDS, Client, Listener, Pair, Program, 
 
 import exposee
 import server as server_module
+from addresses import Guard
 from receiver import PATH
 from server import Server
 from wire import Answer, Request
@@ -153,7 +154,6 @@ KEEPS = [  # wrong, and the connection goes on
     request("BREW", "/health"),
     request("POST", "/trigger", b'{"event": NaN}'),
     request("POST", "/trigger", b"{}", Content_Type="text/plain"),
-    request("POST", "/trigger"),
     post("/trigger", {"event": "nonsense", "data": 1}),
     post(REGISTER, {"url": "ftp://h/", "event_types": [A]}),
     post(REGISTER, {"url": "http://10.0.0.1/", "event_types": [A]}, **TUNNEL),
@@ -165,6 +165,8 @@ ENDS = [  # wrong, and nothing after it can be trusted
     b"GET /health HTTP/1.1\r\nno colon\r\n\r\n",
     request("POST", "/trigger", b"{}", Transfer_Encoding="chunked"),
     request("POST", "/trigger", None, Content_Length="99999999"),
+    request("POST", "/trigger"),
+    request("DELETE", "/health", None, Content_Type="application/json"),
 ]
 GOOD = [HEALTH, request("GET", "/event-types"), request("GET", "/webhooks"), request("GET", "/deliveries?limit=3")]
 EACH = 100  # requests in a batch
@@ -597,9 +599,7 @@ def test_a_name_that_leads_elsewhere_since_it_was_registered_is_not_connected_to
         if host != "turns.example":
             return real(host, port, *more, **options)
         asked.set()
-        return [
-            (socket.AF_INET6 if ":" in it else socket.AF_INET, socket.SOCK_STREAM, 6, "", (it, port)) for it in now
-        ]
+        return [(socket.AF_INET6 if ":" in it else socket.AF_INET, socket.SOCK_STREAM, 6, "", (it, port)) for it in now]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     url = f"http://turns.example:{listener.port}/hook"
@@ -611,3 +611,94 @@ def test_a_name_that_leads_elsewhere_since_it_was_registered_is_not_connected_to
     assert asked_for and delivery["state"] == "failed"
     assert "not connected" in delivery["error"] and f"the {kind} address" in delivery["error"]
     assert addresses[-1] in delivery["error"] and listener.connections == 0
+
+
+@pytest.mark.parametrize("private", [False, True])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "[::ffff:0:127.0.0.1]",
+        "168.63.129.16",
+        "[64:ff9b::a83f:8110]",
+        "100.100.100.200",
+        "192.0.0.192",
+        "[fd00:ec2::254]",
+        "[fd00:ec2::23]",
+        "[2001:0:7f00:1::1]",
+        "[64:ff9b:1::7f00:1]",
+        "[::ffff:0:169.254.169.254]",
+    ],
+)
+def test_a_stranger_never_registers_metadata_or_loopback(tmp_path: Path, host: str, private: bool) -> None:
+    hook = {"url": f"http://{host}/hook", "event_types": [A]}
+    with Pair(tmp_path, guard=Guard(allow_private=private)) as pair:
+        assert pair.call("POST", REGISTER, hook, **TUNNEL).status == 403
+        assert pair.store.count() == 0
+
+
+@pytest.mark.parametrize("host", ["good.example[::ffff:127.0.0.1]", "[::1]x", "a..b", "1.2.3.256", "[zz]", "a" * 64])
+def test_nobody_registers_a_host_that_is_none(pair: Pair, host: str) -> None:
+    for fields in ({}, TUNNEL):
+        answer = pair.call("POST", REGISTER, {"url": f"http://{host}/hook", "event_types": [A]}, **fields)
+        assert answer.status == 422 and "expected a valid host" in answer.json()["detail"]
+
+
+def test_what_nginx_forwards_by_default_is_a_strangers(pair: Pair) -> None:
+    with pair.client() as client:
+        client.send(b"GET /webhooks HTTP/1.0\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n\r\n" % pair.port)
+        assert client.receive().status == 403
+
+
+# --- pages of other sites -------------------------------------------------------------------------------------------
+
+IMAGE = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors", "Sec_Fetch_Dest": "image"}
+LINK = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+
+
+@pytest.mark.parametrize("fields", [IMAGE, LINK, {"Sec_Fetch_Site": "same-site"}], ids=["image", "link", "same site"])
+def test_another_site_can_make_the_owners_browser_do_no_more_than_a_stranger(
+    tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch, fields: dict[str, str]
+) -> None:
+    monkeypatch.setattr(exposee, "STRANGER_BURST", 2.0)
+    monkeypatch.setattr(exposee, "STRANGER_RATE", 0.001)
+    with Pair(tmp_path) as pair:
+        pair.register(listener.url(), A)
+        for path in ("/deliveries/stream", "/deliveries", "/webhooks"):
+            assert pair.call("GET", path, **fields).status == 403
+        pings = [pair.call("GET", "/ping", **fields) for _ in range(3)]
+        assert [ping.status for ping in pings] == [200, 200, 429]
+        assert "deliveries" not in pings[0].json()  # the counts only
+        assert pair.call("GET", "/ping", Sec_Fetch_Site="same-origin").status == 200
+        assert pair.call("GET", "/", **fields).status == (200 if fields is LINK else 403)
+
+
+def test_head_sends_no_pings(pair: Pair, listener: Listener) -> None:
+    pair.register(listener.url(), A)
+    for fields in ({}, TUNNEL):
+        with pair.client() as client:
+            client.send(request("HEAD", "/ping", None, **fields))
+            answer = client.receive(head=True)
+        assert (answer.status, answer.headers["allow"]) == (405, "GET")
+    assert pair.call("GET", "/deliveries").json()["deliveries"] == [] and listener.requests.empty()
+
+
+def test_head_takes_no_stream_away(pair: Pair) -> None:
+    for _ in range(20):
+        with pair.client() as client:
+            client.send(request("HEAD", "/deliveries/stream"))
+            assert client.receive(head=True).status == 200
+            assert client.closed()
+
+
+# --- tokens ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [b"\xff\xfe", "t\u00f6k\u20acn".encode()[:-1], b"\xe9", b"?"])
+@pytest.mark.parametrize("token", ["t0ken", "t\u00f6k\u20acn", "\udcff"])
+def test_a_token_of_odd_bytes_is_wrong_and_no_error_of_ours(tmp_path: Path, token: str, sent: bytes) -> None:
+    with Pair(tmp_path, token=token) as pair:
+        for target in ("/webhooks", "/deliveries/stream"):
+            answer = pair.call("GET", target, **TUNNEL, Authorization="Bearer " + sent.decode("latin-1"))
+            assert answer.status == 401
+        right = token.encode("utf-8", "surrogateescape").decode("latin-1")
+        assert pair.call("GET", "/webhooks", **TUNNEL, Authorization=f"Bearer {right}").status == 200

@@ -1,0 +1,88 @@
+"""How a receiver misbehaves when the URL that it was registered with asks for it, for lessons and tests.
+
+    /webhook-receiver?respond=503&retry_after=3&times=2     or respond=hang, drip, reset, half, endless, redirect
+"""
+
+from __future__ import annotations
+
+import http
+import os
+import re
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+from wire import Answer, Problem, Request
+
+HOLD_SECONDS = 60.0  # that `hang`, `drip` and `endless` go on at the most
+COUNTED = 10_000  # request targets whose misbehaviour is counted
+
+
+class Misbehaviour:
+    """Counts how often each request target has been answered as it asked. Guarded by the caller's lock."""
+
+    def __init__(self) -> None:
+        self._done: dict[str, int] = {}
+
+    def answer(self, request: Request) -> Answer | None:
+        """What the URL asks for; None when it asks for nothing, or has had it `times` times. Problem 422."""
+        name, times, after = (request.query.get(name) for name in ("respond", "times", "retry_after"))
+        if name is None:
+            return None
+        done = self._done.get(request.target, 0)
+        if times and times.isdecimal() and done >= int(times[:9]):
+            return None
+        if done or len(self._done) < COUNTED:
+            self._done[request.target] = done + 1
+        if name in BEHAVIOUR:
+            return BEHAVIOUR[name]()
+        if re.fullmatch("[2-5][0-9][0-9]", name) and int(name) in list(http.HTTPStatus):
+            headers = {"Retry-After": after} if after and re.fullmatch("[ -~]+", after) else {}
+            return Answer(int(name), None if name in ("204", "304") else {"respond": int(name)}, headers)
+        raise Problem(422, f"respond={name[:40]} is unknown, expected a status or one of {', '.join(BEHAVIOUR)}")
+
+
+def _hang(connection: socket.socket) -> None:
+    """Take the request and never answer."""
+    connection.settimeout(HOLD_SECONDS)
+    while connection.recv(65_536):
+        pass
+
+
+def _drip(connection: socket.socket) -> None:
+    """Answer a byte a second: no read of it times out, the whole does."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"." * 1000
+    for byte in answer[: int(HOLD_SECONDS)]:
+        connection.sendall(bytes([byte]))
+        time.sleep(1)
+
+
+def _reset(connection: socket.socket) -> None:
+    """Close with a TCP reset: a socket that lingers for 0 s throws away what is on its way."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
+    connection.close()
+
+
+def _half(connection: socket.socket) -> None:
+    """Promise more than comes."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nonly half of")
+
+
+def _endless(connection: socket.socket) -> None:
+    """A body without end."""
+    connection.settimeout(HOLD_SECONDS)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
+    end = time.monotonic() + HOLD_SECONDS
+    while time.monotonic() < end:
+        connection.sendall(b"and so on " * 1_000)
+
+
+BEHAVIOUR: dict[str, Callable[[], Answer]] = {
+    "hang": lambda: Answer(takeover=_hang),
+    "drip": lambda: Answer(takeover=_drip),
+    "reset": lambda: Answer(takeover=_reset),
+    "half": lambda: Answer(takeover=_half),
+    "endless": lambda: Answer(takeover=_endless),
+    "redirect": lambda: Answer(302, None, {"Location": "/somewhere-else"}),
+}

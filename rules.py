@@ -1,0 +1,155 @@
+"""Who is asking, and what a request must be: each check returns the value or raises the Problem that names the field.
+
+A caller is the owner at this machine, or a stranger who came through a tunnel, a proxy, the network or a web page.
+What each of them may do is decided in exposee.py, and told to people in SECURITY.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from addresses import literal, spelled
+from wire import Problem, Request
+
+MAX_URL = 2_048  # characters; what browsers and proxies take
+MAX_WAIT = 30.0  # seconds, of Prefer: wait
+URL = re.compile(r"https?://(\[[0-9a-f]*:[0-9a-f:.]*\]|[a-z0-9_.-]+)(?::(\d{0,5}))?(?:[/?].*)?", re.IGNORECASE)
+LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # RFC 1123, 2.1; and _, which some networks use
+NAME = re.compile(rf"(?:{LABEL}\.)*(?!(?:\d+|0x[0-9a-f]*)$){LABEL}", re.IGNORECASE)  # it does not end in a number
+SECRET = re.compile(r"whsec_((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)")
+WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[,;]|$)", re.IGNORECASE)
+PROXY_FIELD = re.compile(  # how the fields begin that proxies and tunnels add
+    "(?:x-)?forwarded|via$|(?:x-|x-cluster-|true-)?client-ip|x-(?:real-ip|original-|envoy-|amzn-|azure-|remote-)|cdn-loop|"
+    "cf-|fastly-|fly-|ngrok-|tailscale-"
+)
+
+
+def is_local(request: Request) -> bool:
+    """Whether the caller sits at this machine: see "who may do what" in SECURITY.md.
+
+    Each of the conditions alone can be met from outside: a tunnel's end connects from loopback, a web page in the
+    owner's browser too, a name of the attacker's can resolve to 127.0.0.1, and nginx names us as the Host by default.
+    """
+    origin, host = request.headers.get("origin"), request.headers.get("host", request.authority)
+    names = [re.sub(r":\d*$", "", authority).strip("[]") for authority in (request.authority, host)]
+    return (
+        request.version == "1.1"  # nginx speaks HTTP/1.0 by default, the owner's programs do not
+        and {spelled(name) for name in (request.peer, *names)} == {"loopback"}
+        and origin in (None, f"http://{request.authority}")
+        and not _is_cross_site(request)
+        and not any(PROXY_FIELD.match(name.replace("_", "-")) for name in request.headers)
+    )
+
+
+def _is_cross_site(request: Request) -> bool:
+    """Whether a page of another site made the browser ask (Fetch Metadata); other programs do not send these fields.
+
+    A link to our page may stand anywhere: it shows the page to the owner alone, and has no other effect.
+    """
+    site, mode, goal = (request.headers.get(f"sec-fetch-{name}") for name in ("site", "mode", "dest"))
+    follows_link = request.method == "GET" and request.path == "/" and (mode, goal) == ("navigate", "document")
+    return site not in (None, "same-origin", "none") and not follows_link
+
+
+def is_delivery(request: Request) -> bool:
+    """Whether an exposee sent this: a webhook that leads to its /trigger would never end."""
+    return "webhook-id" in request.headers and request.headers.get("user-agent", "").startswith("Exposee/")
+
+
+def carries(request: Request, token: str) -> bool:
+    """Whether the request has `Authorization: Bearer` with this token, which must not be empty."""
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    expected = token.strip().encode("utf-8", "surrogateescape")  # a field has no outer blanks (RFC 9110, 5.5)
+    same = hmac.compare_digest(value.strip().encode("latin-1"), expected)
+    return same and expected != b"" and scheme.lower() == "bearer"
+
+
+class Allowance:
+    """A token bucket: `rate` a second on average, `burst` in a row. All strangers share it: a tunnel hides them."""
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._lock = threading.Lock()  # guards the next two
+        self._left, self._at = burst, clock()
+
+    def take(self) -> float:
+        """0.0, or the seconds to wait for the next one."""
+        with self._lock:
+            now = self._clock()
+            self._left, self._at = min(self._burst, self._left + (now - self._at) * self._rate), now
+            if self._left < 1:
+                return (1 - self._left) / self._rate
+            self._left -= 1
+            return 0.0
+
+
+def members(request: Request, *known: str) -> dict[str, Any]:
+    """The request's body, which has to be an object; other members than the known ones are ignored."""
+    body = request.json()
+    if not isinstance(body, dict):
+        was = "null" if body is None else shown(body)
+        raise Problem(422, f"the body is {was}, expected an object with {', '.join(known)}")
+    return body
+
+
+def text(body: dict[str, Any], name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str) or not value:
+        raise Problem(422, f"{name} is {shown(value)}, expected a text")
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value for an error's detail: as JSON, 80 characters at the most."""
+    line = "missing" if value is None else json.dumps(value)
+    return line if len(line) <= 80 else line[:77] + "..."
+
+
+def url_problem(value: Any) -> str | None:
+    """What is wrong with a webhook's URL; None if nothing is."""
+    if not isinstance(value, str) or not re.match("https?://", value, re.IGNORECASE):
+        return f"url is {shown(value)}, expected an absolute http or https URL"
+    if len(value) > MAX_URL:
+        return f"url has {len(value):,} characters, expected {MAX_URL:,} at most"
+    if re.search(r"[^\x21-\x7e]", value):
+        return f"url is {shown(value)}, expected visible ASCII only: percent-encode the rest, and use xn-- for hosts"
+    if "#" in value:
+        return "url has a fragment, which is never sent, expected none"
+    if "@" in re.split("[/?]", value)[2]:
+        return "url has credentials, expected none: use a secret"
+    match = URL.fullmatch(value)
+    host = match[1].strip("[]").removesuffix(".") if match else ""
+    if match and (NAME.fullmatch(host) or literal(host)) and len(host) <= 253 and 0 < int(match[2] or 80) < 65_536:
+        return None
+    return f"url is {shown(value)}, expected a valid host and a port from 1 to 65535"
+
+
+def check_url(value: Any) -> str:
+    if problem := url_problem(value):
+        raise Problem(422, problem)
+    return str(value)
+
+
+def is_secret(value: str) -> bool:
+    """Whether this is a secret of the Standard Webhooks form: whsec_ and base64 of 24 to 64 bytes."""
+    match = SECRET.fullmatch(value)
+    return match is not None and 24 <= len(base64.b64decode(match[1])) <= 64
+
+
+def check_secret(value: Any) -> str | None:
+    """A webhook's secret, or None. The value is never shown."""
+    if value is not None and not (isinstance(value, str) and is_secret(value)):
+        raise Problem(422, "secret is not whsec_ and base64 of 24 to 64 bytes: make one with receiver.py --new-secret")
+    return value
+
+
+def preferred_wait(request: Request) -> float | None:
+    """The seconds of `Prefer: wait=N` (RFC 7240, 4.3), MAX_WAIT at most; None without."""
+    match = WAIT.search(request.headers.get("prefer", ""))
+    return min(float(match[1]), MAX_WAIT) if match else None

@@ -1,0 +1,375 @@
+"""rules.py: who is local, which tokens, secrets and URLs are what they should be."""
+
+from __future__ import annotations
+
+import base64
+import string
+import time
+from typing import Any
+
+import pytest
+
+from rules import (
+    MAX_URL,
+    Allowance,
+    carries,
+    check_secret,
+    check_url,
+    is_local,
+    is_secret,
+    members,
+    preferred_wait,
+    shown,
+    text,
+    url_problem,
+)
+from wire import Problem, Request
+
+
+def asked(method: str = "GET", path: str = "/ping", /, authority: str = "localhost:3000", **fields: str) -> Request:
+    """A request of the owner's; `fields` are header fields, with _ for -."""
+    headers = {"host": authority} | {name.replace("_", "-"): value for name, value in fields.items()}
+    return Request(method, path, path, {}, headers, authority, "127.0.0.1", None)
+
+
+# --- who is asking -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:3000", "127.0.0.1", "127.0.0.1.:80", "127.1:3000", "[::1]", "[::1]:3000"]
+)
+def test_a_caller_from_loopback_to_a_loopback_host_is_local(host: str) -> None:
+    assert is_local(asked(authority=host))
+    assert is_local(asked(authority=host, origin=f"http://{host}"))
+    assert is_local(asked()._replace(peer="::1"))
+
+
+@pytest.mark.parametrize(
+    "host", ["example.com", "localhost.example", "127.0.0.1.nip.io", "10.0.0.1", "[::2]:3000", "[::1].x", ":3000"]
+)
+def test_a_caller_to_another_host_is_a_stranger(host: str) -> None:
+    assert not is_local(asked(authority=host))
+    assert not is_local(asked(host=host))
+    assert not is_local(asked()._replace(authority=host))
+
+
+def test_a_caller_without_a_host_or_from_the_network_is_a_stranger() -> None:
+    assert not is_local(asked()._replace(authority="", headers={}))
+    assert not is_local(asked()._replace(peer="192.168.1.5"))
+
+
+@pytest.mark.parametrize("origin", ["null", "", "https://localhost:3000", "http://localhost", "http://evil.example"])
+def test_a_page_of_another_origin_is_a_stranger(origin: str) -> None:
+    assert not is_local(asked(origin=origin))
+
+
+PROXIES = """
+    forwarded x-forwarded x-forwarded-for x-forwarded-host x-forwarded-proto x-forwarded-by via x-real-ip cf-ray
+    cf-connecting-ip true-client-ip x-client-ip fastly-client-ip fly-client-ip fly-region x-original-host
+    x-original-forwarded-for x-envoy-external-address x-envoy-peer-metadata x-cluster-client-ip client-ip cdn-loop
+    tailscale-user-login tailscale-user-name x-amzn-trace-id x-azure-clientip ngrok-auth-user-email
+"""
+
+
+@pytest.mark.parametrize("name", PROXIES.split())
+def test_a_request_that_came_through_a_proxy_is_a_strangers(name: str) -> None:
+    for spelling in (name, name.replace("-", "_"), name.replace("-", "_", 1)):
+        assert not is_local(asked()._replace(headers={"host": "localhost:3000", spelling: ""}))
+
+
+def test_a_request_in_http_1_0_is_a_strangers() -> None:
+    """Nginx forwards like this by default, with our own address as Host and no field that tells of it."""
+    assert not is_local(asked(connection="close")._replace(version="1.0"))
+    assert is_local(asked(connection="close"))
+
+
+def test_fields_of_clients_do_not_make_them_strangers() -> None:
+    for name in (
+        "user-agent",
+        "x-request-id",
+        "viable",
+        "x-original",
+        "client",
+        "x-real",
+        "cfx",
+        "prefer",
+        "x-hub-signature",
+    ):
+        assert is_local(asked()._replace(headers={"host": "localhost:3000", name: "x"})), name
+
+
+EFFECTS = [
+    ("GET", "/ping"),
+    ("HEAD", "/ping"),
+    ("GET", "/deliveries/stream"),
+    ("POST", "/trigger"),
+    ("GET", "/webhooks"),
+]
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "Same-Origin", "none, none", "", "new-word"])
+@pytest.mark.parametrize(("method", "path"), EFFECTS)
+def test_a_browser_that_another_site_sends_here_is_a_stranger(method: str, path: str, site: str) -> None:
+    for mode, dest in (("no-cors", "image"), ("navigate", "document"), ("navigate", "iframe"), ("cors", "empty")):
+        assert not is_local(asked(method, path, sec_fetch_site=site, sec_fetch_mode=mode, sec_fetch_dest=dest))
+    assert not is_local(asked(method, path, sec_fetch_site=site))
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_a_browser_that_our_page_or_its_user_sends_here_is_local(site: str) -> None:
+    for method, path in EFFECTS:
+        assert is_local(asked(method, path, sec_fetch_site=site, sec_fetch_mode="cors", sec_fetch_dest="empty"))
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_link_to_our_page_may_stand_anywhere_and_may_only_show_it(site: str) -> None:
+    def local(method: str, path: str, mode: str, dest: str, **more: str) -> bool:
+        return is_local(asked(method, path, sec_fetch_site=site, sec_fetch_mode=mode, sec_fetch_dest=dest, **more))
+
+    assert local("GET", "/", "navigate", "document")
+    assert not local("GET", "/", "navigate", "document", authority="evil.example")
+    assert not local("POST", "/", "navigate", "document")
+    assert not local("GET", "/webhooks", "navigate", "document")
+    for mode, dest in (("navigate", "iframe"), ("no-cors", "document"), ("no-cors", "script"), ("navigate", "")):
+        assert not local("GET", "/", mode, dest), (mode, dest)
+
+
+# --- tokens ------------------------------------------------------------------------------------------------------
+
+
+def bearer(value: bytes) -> Request:
+    return asked(authorization=b"Bearer ".decode() + value.decode("latin-1"))
+
+
+@pytest.mark.parametrize("token", ["t0ken", " t0ken ", "t0ken\n", "\tt0ken\r\n"])
+def test_a_token_is_the_same_with_and_without_outer_blanks(token: str) -> None:
+    assert all(carries(bearer(value), token) for value in (b"t0ken", b"  t0ken"))
+    assert carries(asked(authorization="bEARER t0ken"), token)
+
+
+@pytest.mark.parametrize("token", ["tök€n", "\udcff\udc80", "\U0001f600"])
+def test_a_token_that_is_no_ascii_is_compared_byte_by_byte(token: str) -> None:
+    sent = token.encode("utf-8", "surrogateescape")
+    assert carries(bearer(sent), token)
+    for wrong in (b"?" * len(sent), sent[:-1], sent + b"?", sent.replace(sent[-1:], b"\xfe"), b""):
+        assert not carries(bearer(wrong), token)
+
+
+@pytest.mark.parametrize(
+    "value", [b"\xff", b"t0ken\xff", b"\xe9", "t0kén".encode(), b"t0ken t0ken", b"t0keN", b"t0ken,", b""]
+)
+def test_another_token_is_not_carried(value: bytes) -> None:
+    assert not carries(bearer(value), "t0ken")
+
+
+@pytest.mark.parametrize(
+    "authorization", ["", "Bearer", "Bearer ", "Basic t0ken", "t0ken", "Bearert0ken", "Bearer: t0ken"]
+)
+def test_another_scheme_or_none_is_not_carried(authorization: str) -> None:
+    assert not carries(asked(authorization=authorization), "t0ken")
+    assert not carries(asked(), "t0ken")
+
+
+@pytest.mark.parametrize("token", ["", " ", "\n"])
+def test_an_empty_token_is_carried_by_nobody(token: str) -> None:
+    for request in (asked(), bearer(b""), bearer(b" "), asked(authorization="Bearer"), asked(authorization="")):
+        assert not carries(request, token)
+
+
+# --- URLs --------------------------------------------------------------------------------------------------------
+
+LABEL = "a" * 63
+LONGEST = ".".join([LABEL, LABEL, LABEL, "a" * 61])  # 253 characters
+HOSTS = f"""
+    example.com EXAMPLE.com example.com. a a.b.c xn--bcher-kva.example 1.example 3com.example my_host _dmarc.example
+    a--b.example {LABEL}.example {LONGEST} {LONGEST}. 127.0.0.1 127.1 2130706433 0x7f.1 0x7f000001 010.010.010.010
+    1.2.3.4. [::1] [2001:db8::1] [::ffff:127.0.0.1] [::FFFF:0:0] localhost example.1a example.a1 1a
+"""
+NO_HOSTS = f"""
+    good.example[::ffff:127.0.0.1] [::1]x [::1]. x[::1] [[::1]] [::1 ::1] [zz] [] [::1]] [1.2.3.4] [::1%25eth0] [::1%eth0]
+    [v1.a] [:::1] [::g] [1:2:3:4:5:6:7:8:9] a..b .a a.. . .. -a.example a-.example a.-b a.b- - _- {LABEL}a.example
+    {LONGEST}a a.{LONGEST} 1.2.3.256 1.2.3.4.5 999999999999 example.1 example.0x1 a.0x 0x 0xg1.0x1 1.2.3.08 a.1. a%41.example
+    a,b a;b a=b a&b a!b a$b a'b a(b a*b a+b a~b a"b a<b a\\b a^b a`b a{{b a|b
+"""
+
+
+@pytest.mark.parametrize("host", HOSTS.split())
+def test_a_host_may_be_registered(host: str) -> None:
+    for url in (f"http://{host}", f"https://{host}:8443/hook?a=b", f"HTTP://{host}?x"):
+        assert url_problem(url) is None
+        assert check_url(url) == url
+
+
+@pytest.mark.parametrize("host", NO_HOSTS.split())
+def test_a_host_that_is_none_may_not(host: str) -> None:
+    for url in (f"http://{host}/hook", f"https://{host}:8443", f"http://{host}?a"):
+        problem = url_problem(url)
+        assert problem and "url is" in problem and "valid host" in problem
+        with pytest.raises(Problem) as caught:
+            check_url(url)
+        assert (caught.value.status, caught.value.detail) == (422, problem)
+
+
+@pytest.mark.parametrize(
+    "rest", ["", "/", "/hook", "/hook?", "?", "?a", "/a?b?c/d:e@f", "/%zz", "/[]", "//", "/a\\b", "/@"]
+)
+@pytest.mark.parametrize("port", ["", ":", ":1", ":80", ":65535", ":00080"])
+def test_what_follows_the_host_may_be_anything_visible(port: str, rest: str) -> None:
+    assert url_problem(f"http://h.example{port}{rest}") is None
+
+
+@pytest.mark.parametrize(
+    "port", [":0", ":00000", ":65536", ":99999", ":-1", ":+80", ":8_0", ":0x50", ":a", ":80:80", ":000080"]
+)
+def test_a_port_that_is_none(port: str) -> None:
+    problem = url_problem(f"http://h.example{port}/hook")
+    assert problem and ("port" in problem or "valid host" in problem)
+
+
+NO_URLS: dict[str, list[Any]] = {
+    "absolute http or https URL": [
+        None,
+        5,
+        ["http://h/"],
+        {},
+        "",
+        "h",
+        "//h/",
+        "/hook",
+        "ftp://h/",
+        "http:/h",
+        "http:h",
+    ]
+    + [" http://h/", "#", "javascript:alert(1)"],
+    "valid host": ["http://", "http:///hook", "http://?a", "http://:80"],
+    "credentials": ["http://a@h/", "http://a:b@h/", "http://@h/", "https://h.example@[::1]/"],
+    "fragment": ["http://h/#", "http://h/#top", "http://h#"],
+    "visible ASCII": ["http://h/a b", "http://b\u00fccher.example", "http://h/\u00fc", "http://h/\n", "http://h/\0"]
+    + [f"http://h/{character}" for character in "\r\t\x7f\x80\u2028\ud800\uff0e"],
+    "2,049 characters, expected 2,048": ["http://h/" + "a" * (MAX_URL - 8)],
+}
+
+
+@pytest.mark.parametrize(("words", "url"), [(words, url) for words, urls in NO_URLS.items() for url in urls])
+def test_what_is_no_url_of_a_webhook(words: str, url: Any) -> None:
+    problem = url_problem(url)
+    assert problem and words in problem and "expected" in problem and problem.isprintable() and len(problem) < 250
+
+
+def test_a_url_may_be_as_long_as_the_limit() -> None:
+    assert url_problem("http://h/" + "a" * (MAX_URL - 9)) is None
+
+
+@pytest.mark.parametrize(
+    "url", ["http://" + "a." * 1_000 + "-", "http://" + "a" * 2_000, "http://" + "1." * 1_000, "http://[" + ":" * 2_000]
+)
+def test_a_hostile_url_costs_no_time(url: str) -> None:
+    start = time.perf_counter()
+    assert url_problem(url)
+    assert time.perf_counter() - start < 0.5
+
+
+# --- secrets -----------------------------------------------------------------------------------------------------
+
+
+def secret(size: int) -> str:
+    return "whsec_" + base64.b64encode(bytes(range(size))).decode()
+
+
+@pytest.mark.parametrize("size", [24, 25, 26, 32, 63, 64])
+def test_a_secret_has_24_to_64_bytes(size: int) -> None:
+    assert is_secret(secret(size)) and check_secret(secret(size)) == secret(size)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "whsec_",
+        "whsec_!!!!",
+        "whsec_abc",
+        secret(23),
+        secret(65),
+        secret(32).rstrip("="),
+        secret(32) + "=",
+        secret(24) + "==",
+    ]
+    + [
+        secret(24) + "====",
+        secret(32)[6:],
+        secret(32).upper(),
+        secret(32) + "\n",
+        " " + secret(32),
+        secret(32).replace("A", "-"),
+    ]
+    + ["whsec_" + "=" * 32, "whsec_" + "é" * 32, secret(24)[:-4] + "A===", "whsec_" + "A" * 2_000_000],
+    ids=lambda value: ascii(value)[:30],
+)
+def test_anything_else_is_no_secret_and_is_not_shown(value: str) -> None:
+    assert not is_secret(value)
+    with pytest.raises(Problem) as caught:
+        check_secret(value)
+    assert caught.value.status == 422 and (value[6:] == "" or value[6:] not in caught.value.detail)
+
+
+@pytest.mark.parametrize("value", [5, True, [], {}, [secret(32)]])
+def test_a_secret_is_a_text(value: Any) -> None:
+    with pytest.raises(Problem):
+        check_secret(value)
+
+
+def test_a_webhook_needs_no_secret() -> None:
+    assert check_secret(None) is None
+
+
+# --- the rest ----------------------------------------------------------------------------------------------------
+
+
+def test_an_allowance_is_a_burst_and_then_a_rate() -> None:
+    now = [100.0]
+    allowance = Allowance(2.0, 3.0, lambda: now[0])
+    assert [allowance.take() for _ in range(5)] == [0, 0, 0, 0.5, 0.5]
+    now[0] += 0.25
+    assert allowance.take() == 0.25
+    now[0] += 0.25
+    assert [allowance.take(), allowance.take()] == [0, 0.5]
+    now[0] += 1_000
+    assert [allowance.take() for _ in range(4)] == [0, 0, 0, 0.5]
+
+
+@pytest.mark.parametrize("body", [b"1", b"null", b'"x"', b"[{}]"])
+def test_a_body_that_is_no_object_is_told_what_was_expected(body: bytes) -> None:
+    request = asked(content_type="application/json")._replace(body=body)
+    with pytest.raises(Problem, match="expected an object with url, event") as caught:
+        members(request, "url", "event")
+    assert caught.value.status == 422 and body.decode()[:3] in caught.value.detail
+    assert members(request._replace(body=b'{"more": 1}'), "url") == {"more": 1}
+
+
+def test_a_text_is_neither_missing_nor_empty_nor_something_else() -> None:
+    assert text({"event": "x"}, "event") == "x"
+    for value in (None, "", 5, ["x"]):
+        with pytest.raises(Problem, match="event is .*, expected a text"):
+            text({"event": value}, "event")
+
+
+def test_a_value_is_shown_short_and_printable() -> None:
+    assert [shown(value) for value in (None, "a", [1])] == ["missing", '"a"', "[1]"]
+    for value in (string.printable * 9, "\ud800\u2028\x1b", ["é"] * 99):
+        assert shown(value).isprintable() and len(shown(value)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("prefer", "seconds"),
+    [
+        ("wait=5", 5),
+        ("respond-async, WAIT = 5", 5),
+        ('wait="7"; a=b', 7),
+        ("wait=99999", 30),
+        ("wait=0", 0),
+        ("wait", None),
+    ]
+    + [("await=5", None), ("wait=-1", None), ("wait=soon", None), ("wait=5x", None), ("", None)],
+)
+def test_a_preferred_wait(prefer: str, seconds: float | None) -> None:
+    assert preferred_wait(asked(prefer=prefer)) == seconds
