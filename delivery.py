@@ -23,9 +23,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from selectors import DefaultSelector
 
 from addresses import Guard
 from client import Exchange, exchange
+from connections import Pool, Resolver
 from durable import StoreError
 from endpoints import Endpoint, Endpoints
 from history import History, records
@@ -51,7 +53,7 @@ from messages import (
     request,
 )
 from retries import RETRY_SCHEDULE, Schedule
-from sender import Exchanging, InFlight, senders
+from sender import Exchanging, InFlight, Sender, limits
 from store import WebhookStore
 
 MAX_WAITING = 500_000  # deliveries that wait in all
@@ -100,8 +102,20 @@ class Dispatcher:
         self._store, self._journal, self._log, self._show = store, journal, log, show
         self._schedule = Schedule(tuple(schedule), chance, clock, monotonic)
         self.changed = threading.Condition(threading.Lock())
-        self._history = History()
-        self._senders = senders(workers, self, self.changed, guard, exchanging, timeout, monotonic)
+        self.history = History()
+        under_way, idle = limits()
+        self._endpoints, resolver = Endpoints(under_way), Resolver()
+        self._senders = [
+            Sender(
+                self,
+                self.changed,
+                Pool(DefaultSelector(), resolver, guard, idle // workers),
+                exchanging,
+                timeout,
+                monotonic,
+            )
+            for _ in range(workers)
+        ]
         self._orphans: dict[str, list[Delivery]] = {}  # by URL: what waits, and nobody is registered for
         self._gone: dict[str, None] = {}  # URLs that answered 410, until they are unregistered
         self._pinging = threading.Lock()  # held while a round of pings begins; taken before the other one
@@ -124,35 +138,34 @@ class Dispatcher:
         urls = self._store.urls_for(event)
         message = Message(new_message_id(), event, self._schedule.clock(), body)
         # Others may pass this check at the same time, each with a message of its own: the limits are soft by that.
-        if self._history.waiting + len(urls) > MAX_WAITING:
-            raise Full(f"{self._history.waiting:,} deliveries wait already, {MAX_WAITING:,} are the limit")
-        if self._history.bodies + len(body) > MAX_BODIES:
-            raise Full(f"the messages that wait have {self._history.bodies:,} bytes already")
+        if self.history.waiting + len(urls) > MAX_WAITING:
+            raise Full(f"{self.history.waiting:,} deliveries wait already, {MAX_WAITING:,} are the limit")
+        if self.history.bodies + len(body) > MAX_BODIES:
+            raise Full(f"the messages that wait have {self.history.bodies:,} bytes already")
         self._journal.commit(message_record(message, urls), lambda: self._accept(message, urls))
         return message
 
     def _accept(self, message: Message, urls: list[str]) -> None:
         """The message is on the disk: its deliveries may start."""
         with self.changed:
-            self._history.add(message, urls)
+            self.history.add(message, urls)
             for delivery in filter(None, message.deliveries):
-                if self._has_room(delivery):
-                    self._endpoints(delivery.url).add(delivery)
-                    self._history.changed(delivery)
+                if message.event == PING:
+                    self._endpoints.rush(delivery)
+                elif self._has_room(delivery):
+                    self._endpoints.add(delivery)
                 else:
                     self._end(delivery, FAILED, "backlog full")
+                self.history.changed(delivery)
             self.wake()
 
     def _has_room(self, delivery: Delivery) -> bool:
         """Whether one more may wait for this URL: so URLs that are dead never close /trigger for the others."""
-        endpoint = self._endpoints(delivery.url).get(delivery.url)
+        endpoint = self._endpoints.get(delivery.url)
         backlog = len(endpoint.waiting) + len(endpoint.retrying)
-        count = min(MAX_BACKLOG, (MAX_WAITING - self._history.waiting) // SHARE)
-        size = (MAX_BODIES - self._history.bodies) // SHARE
+        count = min(MAX_BACKLOG, (MAX_WAITING - self.history.waiting) // SHARE)
+        size = (MAX_BODIES - self.history.bodies) // SHARE
         return not backlog or (backlog < count and endpoint.size < size)
-
-    def _endpoints(self, url: str) -> Endpoints:
-        return self._senders[hash(url) % len(self._senders)].endpoints
 
     def wake(self) -> None:
         """Tell the senders of new work or another time, and all who wait of changes; with the lock held."""
@@ -175,13 +188,14 @@ class Dispatcher:
 
     def _redeliver(self, delivery: Delivery) -> None:
         with self.changed:
-            if delivery.state in (PENDING, DELIVERING) or self.find(delivery.id) is None:
+            if delivery.state in (PENDING, DELIVERING) or self.history.find(delivery.id) is None:
                 # another caller was quicker, or it has been forgotten meanwhile: the record told what is not so
                 return self._journal.note(delivery, delivery_record(delivery))
             if delivery.state != RETRYING:
-                self._history.reopen(delivery)
+                self.history.reopen(delivery)
             delivery.state, delivery.manual, delivery.error = PENDING, True, None
-            self._rush(delivery)
+            self._endpoints.rush(delivery)
+            self.history.changed(delivery)
             self.wake()
 
     # Pinging
@@ -192,37 +206,26 @@ class Dispatcher:
         One round begins when the last one has been sent. All who ask meanwhile share the next, and a URL whose ping is
         under way is not sent another.
         """
-        rounds = self._history.rounds
+        rounds = self.history.rounds
         with self._pinging:
-            if self._history.rounds == rounds:
+            if self.history.rounds == rounds:
                 self._begin_round()
         with self.changed:
-            return list(filter(None, map(self._history.newest_ping, self._store.urls())))
+            return list(filter(None, map(self.history.newest_ping, self._store.urls())))
 
     def _begin_round(self) -> None:
         with self.changed:
-            pings = self._history.pings()
+            pings = self.history.pings()
             self.changed.wait_for(lambda: all(ping.state != PENDING for ping in pings), PING_SECONDS)
             under_way = {ping.url for ping in pings if ping.state in OPEN}
         urls = [url for url in self._store.urls() if url not in under_way]
         message = Message(new_message_id(), PING, self._schedule.clock(), body_of(PING, json.dumps(PING_DATA).encode()))
-        self._journal.commit(message_record(message, urls), lambda: self._accept_round(message, urls))
-
-    def _accept_round(self, message: Message, urls: list[str]) -> None:
-        with self.changed:
-            self._history.add(message, urls)
-            for delivery in filter(None, message.deliveries):
-                self._rush(delivery)
-            self.wake()
-
-    def _rush(self, delivery: Delivery) -> None:
-        self._endpoints(delivery.url).rush(delivery)
-        self._history.changed(delivery)
+        self._journal.commit(message_record(message, urls), lambda: self._accept(message, urls))
 
     def confirm_ping(self, url: str) -> None:
         """Mark the newest ping to `url` as confirmed. NotPossible when it failed, or when there is none."""
         with self.changed:
-            ping = self._history.newest_ping(url)
+            ping = self.history.newest_ping(url)
             if ping is None:
                 raise NotPossible("there is no ping to this url in the history: ask for one with GET /ping first")
             if ping.state == FAILED:
@@ -247,16 +250,14 @@ class Dispatcher:
 
     def _cancel(self, url: str, concerns: Callable[[Delivery], bool]) -> int:
         """Cancel what waits for a URL, except for what it is registered for: that may have been registered anew."""
-        endpoints, orphans = self._endpoints(url), self._orphans.pop(url, [])
-        endpoint = endpoints.get(url)
-        waiting = [d for d in (*endpoint.planned(), *orphans) if d.state in (PENDING, RETRYING)]
+        orphans = self._orphans.pop(url, [])
+        waiting = [d for d in (*self._endpoints.get(url).planned(), *orphans) if d.state in (PENDING, RETRYING)]
         gone = {d for d in waiting if concerns(d) and not self._store.registered(url, d.message.event)}
         if left := [delivery for delivery in orphans if delivery not in gone]:
             self._orphans[url] = left
         for delivery in gone:
             self._end(delivery, CANCELLED, "unregistered")
-        endpoints.withdraw(endpoint, gone)
-        self._forget(endpoints, endpoint)
+        self._endpoints.withdraw(url, gone)
         return len(gone)
 
     def registered(self, url: str) -> None:
@@ -277,7 +278,7 @@ class Dispatcher:
 
     def _records(self) -> Iterator[bytes]:
         with self.changed:
-            messages, over = self._history.snapshot()
+            messages, over = self.history.snapshot()
         return records(messages, over)
 
     def _unregister_gone(self) -> None:
@@ -297,34 +298,36 @@ class Dispatcher:
 
     # What the senders ask; see sender.Decisions
 
-    def turn(self, endpoints: Endpoints, over: list[InFlight], room: int) -> list[tuple[Endpoint, Delivery]]:
+    def turn(self, over: list[InFlight], room: int) -> list[tuple[Endpoint, Delivery]]:
         for attempt in over:
-            self._settle(endpoints, attempt)
+            self._settle(attempt)
         now = self._schedule.monotonic()
-        while endpoints.due() <= now:
-            self._retry(endpoints, endpoints.pop_due(), now)
+        while self._endpoints.due() <= now:
+            self._retry(self._endpoints.pop_due(), now)
         claimed: list[tuple[Endpoint, Delivery]] = []
-        while len(claimed) < room and (taken := endpoints.take()):
+        while len(claimed) < room and (taken := self._endpoints.take()):
             endpoint, delivery = taken
             if self._is_wanted(delivery):
                 delivery.state = DELIVERING
-                self._history.changed(delivery)
+                self.history.changed(delivery)
                 claimed.append(taken)
             else:  # it was unregistered between the trigger and now
                 self._end(delivery, CANCELLED, "unregistered")
-                endpoints.finish(endpoint, False, 0.0)
-                self._forget(endpoints, endpoint)
+                self._endpoints.finish(endpoint, False, 0.0)
         if over or claimed:
             self.changed.notify_all()
         return claimed
 
-    def _retry(self, endpoints: Endpoints, delivery: Delivery, now: float) -> None:
+    def due(self) -> float:
+        return self._endpoints.due()
+
+    def _retry(self, delivery: Delivery, now: float) -> None:
         if delivery.state == RETRYING:
             delivery.state, delivery.due = PENDING, 0.0
-            endpoints.add(delivery)
-            self._history.changed(delivery)
-        else:  # an attempt by hand is under way: what comes of it decides
-            endpoints.postpone(delivery, now + 1.0)
+            self._endpoints.add(delivery)
+            self.history.changed(delivery)
+        elif delivery.state in OPEN:  # an attempt by hand is under way: what comes of it decides
+            self._endpoints.postpone(delivery, now + 1.0)
 
     def _is_wanted(self, delivery: Delivery) -> bool:
         if delivery.message.event == PING:
@@ -344,35 +347,34 @@ class Dispatcher:
 
     # What comes after an attempt
 
-    def _settle(self, endpoints: Endpoints, over: InFlight) -> None:
+    def _settle(self, over: InFlight) -> None:
         """Record the outcome of an attempt, and decide what comes next."""
         delivery, outcome = over.delivery, over.outcome
         attempt = Attempt(self._schedule.clock() - over.duration, over.duration, outcome.status, outcome.error)
-        self._history.keep_bytes(attempt, outcome)
+        self.history.keep_bytes(attempt, outcome)
         delivery.add(attempt)
         success = outcome.error is None and 200 <= outcome.status < 300
-        endpoints.finish(over.endpoint, success, over.duration)
+        self._endpoints.finish(over.endpoint, success, over.duration)
         if success:
-            self._finish(endpoints, delivery, DELIVERED)
+            self._finish(delivery, DELIVERED)
         else:
-            self._failed(endpoints, delivery, outcome)
+            self._failed(delivery, outcome)
         self._changed(delivery)
-        self._forget(endpoints, over.endpoint)
         self._log_attempt(delivery, attempt)
         if self._show:
             self._show(delivery, attempt)
 
-    def _failed(self, endpoints: Endpoints, delivery: Delivery, outcome: Exchange) -> None:
+    def _failed(self, delivery: Delivery, outcome: Exchange) -> None:
         if outcome.error is None and outcome.status == 410:  # it does not want to hear from us again
             self._gone[delivery.url] = None
             self._housekeeper.wake()
-            self._finish(endpoints, delivery, FAILED)
+            self._finish(delivery, FAILED)
         elif delivery.manual and delivery.due:
             delivery.state, delivery.manual = RETRYING, False  # as planned before
         elif delivery.manual or delivery.message.event == PING or delivery.tries == len(self._schedule.delays):
-            self._finish(endpoints, delivery, FAILED)
+            self._finish(delivery, FAILED)
         elif not self._store.registered(delivery.url, delivery.message.event):
-            self._finish(endpoints, delivery, CANCELLED)
+            self._finish(delivery, CANCELLED)
         else:
             delay = self._schedule.delay(delivery.tries, outcome.head)
             delivery.tries += 1
@@ -380,26 +382,22 @@ class Dispatcher:
 
     def _postpone(self, delivery: Delivery, delay: float) -> None:
         delivery.state, delivery.due = RETRYING, self._schedule.clock() + delay
-        self._endpoints(delivery.url).postpone(delivery, self._schedule.monotonic() + delay)
+        self._endpoints.postpone(delivery, self._schedule.monotonic() + delay)
 
-    def _finish(self, endpoints: Endpoints, delivery: Delivery, state: str) -> None:
+    def _finish(self, delivery: Delivery, state: str) -> None:
         if delivery.due:  # it was attempted by hand, and its retries are not needed any more
-            endpoints.withdraw(endpoints.get(delivery.url), {delivery})
-        self._history.finish(delivery, state)
+            self._endpoints.withdraw(delivery.url, {delivery})
+        self.history.finish(delivery, state)
 
     def _end(self, delivery: Delivery, state: str, why: str) -> None:
         """End a delivery without an attempt."""
         delivery.error = why
-        self._history.finish(delivery, state)
+        self.history.finish(delivery, state)
         self._changed(delivery)
 
     def _changed(self, delivery: Delivery) -> None:
         self._journal.note(delivery, delivery_record(delivery))
-        self._history.changed(delivery)
-
-    def _forget(self, endpoints: Endpoints, endpoint: Endpoint) -> None:
-        if not self._store.has(endpoint.url):
-            endpoints.forget(endpoint)
+        self.history.changed(delivery)
 
     def _log_attempt(self, delivery: Delivery, attempt: Attempt) -> None:
         outcome = attempt.error or f"{attempt.status} in {attempt.duration * 1000:.0f} ms"
@@ -408,19 +406,14 @@ class Dispatcher:
 
     # Asking
 
-    def find(self, delivery_id: str) -> Delivery | None:
-        """The delivery with this id, if it is remembered."""
-        return self._history.find(delivery_id)
-
     def deliveries(self, matches: Callable[[Delivery], bool], limit: int, message_id: str = "") -> list[Delivery]:
         """The newest `limit` deliveries that match, newest first; of one message, if its id is given."""
         with self.changed:
-            return self._history.newest(matches, limit, message_id)
+            return self.history.newest(matches, limit, message_id)
 
     def counts(self) -> dict[str, int]:
         """How many deliveries wait and are under way."""
-        under_way = sum(sender.endpoints.under_way for sender in self._senders)
-        return {"waiting": self._history.waiting, "under_way": under_way}
+        return {"waiting": self.history.waiting, "under_way": self._endpoints.under_way}
 
     def wait(self, deliveries: Iterable[Delivery], seconds: float) -> bool:
         """Wait for the first attempts of these; False when they take longer than `seconds`."""
@@ -434,18 +427,14 @@ class Dispatcher:
         with self.changed:
             return self.changed.wait_for(is_over, seconds)
 
-    def version(self) -> int:
-        """A number that grows with each change; see `changes`."""
-        return self._history.version
-
     def changes(self, since: int, limit: int, seconds: float) -> tuple[int, list[Delivery]] | None:
         """What has changed since a version, waiting up to `seconds` for it: the version after that, and the deliveries.
 
         None when that was too long ago to be known, or when the dispatcher is closed.
         """
         with self.changed:
-            self.changed.wait_for(lambda: self._history.version != since or self._housekeeper.closed, seconds)
-            return None if self._housekeeper.closed else self._history.changes(since, limit)
+            self.changed.wait_for(lambda: self.history.version != since or self._housekeeper.closed, seconds)
+            return None if self._housekeeper.closed else self.history.changes(since, limit)
 
     # Start and end
 
@@ -453,31 +442,30 @@ class Dispatcher:
         """Read the journal: remember what is over, plan what is not."""
         for line, record in enumerate(self._journal.read(), 1):
             try:
-                self._history.replay(record)
+                self.history.replay(record)
             except (KeyError, TypeError, ValueError, AttributeError):
                 raise StoreError(
                     f"{self._journal.path}, record {line}: not one of ours; mend it, or move the file away"
                 ) from None
-        for delivery in self._history.open_deliveries():
+        for delivery in self.history.open_deliveries():
             if delivery.message.event == PING:
                 self._end(delivery, FAILED, "interrupted by a restart")
             else:
                 self._plan(delivery)
-        self._history.trim()
+        self.history.trim()
 
     def _plan(self, delivery: Delivery) -> None:
         """Let a delivery that was read from the journal wait for what it waited for before."""
-        endpoints = self._endpoints(delivery.url)
         if not self._is_wanted(delivery):
             self._orphans.setdefault(delivery.url, []).append(delivery)
         elif delivery.state == RETRYING:
             self._postpone(delivery, self._schedule.left(delivery.due))
         elif delivery.manual:
-            endpoints.rush(delivery)
+            self._endpoints.rush(delivery)
             if delivery.due:
-                endpoints.postpone(delivery, self._schedule.monotonic() + self._schedule.left(delivery.due))
+                self._endpoints.postpone(delivery, self._schedule.monotonic() + self._schedule.left(delivery.due))
         else:
-            endpoints.add(delivery)
+            self._endpoints.add(delivery)
 
     def orphans(self) -> dict[str, int]:
         """How many deliveries wait for a URL that nobody is registered with for their event."""
@@ -490,10 +478,10 @@ class Dispatcher:
             self._log(f"Waiting up to {seconds:.0f} s for what is under way: {under_way}")
         for sender in self._senders:
             sender.stop(seconds)
-        for sender in self._senders:
+        for sender in filter(Sender.is_alive, self._senders):
             sender.join()
         self._housekeeper.close()
         with self.changed:
             self.changed.notify_all()
         self._journal.close()
-        return self._history.waiting
+        return self.history.waiting

@@ -49,7 +49,7 @@ class Endpoint:
 
 
 class Endpoints:
-    """The endpoints of one sender, which has at most `limit` attempts under way. Guarded by the dispatcher's lock."""
+    """All endpoints, for which at most `limit` attempts are under way. Guarded by the dispatcher's lock."""
 
     def __init__(self, limit: int) -> None:
         self._usual: dict[str, Endpoint] = {}
@@ -68,11 +68,6 @@ class Endpoints:
             endpoint = self._usual[url] = Endpoint(url)
         return endpoint
 
-    def forget(self, endpoint: Endpoint) -> None:
-        """Let go of an endpoint that has nothing to do."""
-        if not (endpoint.waiting or endpoint.retrying or endpoint.under_way):
-            (self._urgent if endpoint.urgent else self._usual).pop(endpoint.url, None)
-
     def add(self, delivery: Delivery) -> None:
         """Let a delivery wait for its turn."""
         self._add(self.get(delivery.url), delivery)
@@ -82,7 +77,7 @@ class Endpoints:
         endpoint = self._urgent.get(delivery.url)
         if endpoint is None:
             endpoint = self._urgent[delivery.url] = Endpoint(delivery.url, urgent=True)
-            endpoint.proven = self.get(delivery.url).proven
+            endpoint.proven = delivery.url in self._usual and self._usual[delivery.url].proven
         self._add(endpoint, delivery)
 
     def _add(self, endpoint: Endpoint, delivery: Delivery) -> None:
@@ -124,9 +119,15 @@ class Endpoints:
         endpoint.window = min(2 * endpoint.window, WINDOW) if success else 1
         endpoint.proven = success and duration < PROMPT
         self._queue(endpoint)
-        if endpoint.urgent:
-            self.get(endpoint.url).proven = endpoint.proven
-            self.forget(endpoint)
+        if endpoint.urgent and (usual := self._usual.get(endpoint.url)):
+            usual.proven = endpoint.proven
+        if endpoint.urgent or not endpoint.proven:
+            self._forget(endpoint)
+
+    def _forget(self, endpoint: Endpoint) -> None:
+        """Let go of an endpoint that has nothing to do; a new one will be as good."""
+        if not (endpoint.waiting or endpoint.retrying or endpoint.under_way):
+            (self._urgent if endpoint.urgent else self._usual).pop(endpoint.url, None)
 
     # Retries
 
@@ -159,11 +160,13 @@ class Endpoints:
         self._plan(endpoint)
         return delivery
 
-    def withdraw(self, endpoint: Endpoint, gone: Collection[Delivery]) -> None:
-        """Take these out of what waits for the endpoint."""
+    def withdraw(self, url: str, gone: Collection[Delivery]) -> None:
+        """Take these out of what waits for a URL."""
+        endpoint = self.get(url)
         endpoint.waiting = deque(delivery for delivery in endpoint.waiting if delivery not in gone)
         endpoint.retrying = [entry for entry in endpoint.retrying if entry[2] not in gone]
         heapq.heapify(endpoint.retrying)
         endpoint.size = sum(len(delivery.message.body) for delivery in endpoint.planned())
         self._plan(endpoint)
         self._queue(endpoint)
+        self._forget(endpoint)

@@ -227,7 +227,7 @@ class Exposee:
         """Server-sent events, one for each delivery that has changed, after an empty piece."""
         if not self._streams.acquire(blocking=False):
             raise Problem(503, f"{MAX_STREAMS} streams are open, which is the limit", {"Retry-After": "5"})
-        version = self._dispatcher.version()
+        version = self._dispatcher.history.version
         try:
             yield b""
             yield b"retry: 1000\n\n"  # milliseconds until a browser comes back after a dropped connection
@@ -259,7 +259,7 @@ class Exposee:
             self._waiting.release()
 
     def _find(self, request: Request) -> Delivery:
-        delivery = self._dispatcher.find(request.parameters[0])
+        delivery = self._dispatcher.history.find(request.parameters[0])
         if delivery is None:
             raise Problem(404, f"there is no delivery {request.parameters[0]}, or no longer")
         return delivery

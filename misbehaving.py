@@ -1,6 +1,6 @@
 """How a receiver misbehaves when the URL that it was registered with asks for it, for lessons and tests.
 
-    /webhook-receiver?respond=503&retry_after=3&times=2     or respond=hang, drip, reset, half, endless, redirect
+/webhook-receiver?respond=503&retry_after=3&times=2     or respond=hang, drip, reset, half, endless, redirect
 """
 
 from __future__ import annotations

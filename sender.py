@@ -25,10 +25,9 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Protocol
 
-from addresses import Guard
 from client import Exchange
-from connections import KEPT_OPEN, NextAddress, Pool, Resolver, Wait
-from endpoints import Endpoint, Endpoints
+from connections import KEPT_OPEN, NextAddress, Pool, Wait
+from endpoints import Endpoint
 from messages import Delivery
 
 BATCH = 64  # attempts begun at once: more would open connections for what the idle ones can take a moment later
@@ -55,8 +54,11 @@ class InFlight:
 class Decisions(Protocol):
     """What a sender asks of the dispatcher."""
 
-    def turn(self, endpoints: Endpoints, over: list[InFlight], room: int) -> list[tuple[Endpoint, Delivery]]:
+    def turn(self, over: list[InFlight], room: int) -> list[tuple[Endpoint, Delivery]]:
         """Settle what is over, and say what to attempt now, `room` at the most; with the lock held."""
+
+    def due(self) -> float:
+        """When a retry will be due, by the senders' clock; with the lock held."""
 
     def compose(self, endpoint: Endpoint, delivery: Delivery) -> bytes:
         """The request of an attempt; without the lock."""
@@ -65,8 +67,8 @@ class Decisions(Protocol):
         """An error of ours; without the lock."""
 
 
-class Sender:
-    """A thread that makes the attempts of its endpoints. `lock` is the dispatcher's; `timeout` is for each attempt."""
+class Sender(threading.Thread):
+    """A thread that makes attempts. `lock` is the dispatcher's; `timeout` is for each attempt, in seconds."""
 
     def __init__(
         self,
@@ -74,22 +76,16 @@ class Sender:
         lock: threading.Condition,
         pool: Pool,
         exchanging: Exchanging,
-        *,
-        limit: int,
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.endpoints = Endpoints(limit)  # guarded by the lock, as is the bell's `asleep`
+        super().__init__(name="sender", daemon=True)
         self._decisions, self._lock, self._pool, self._exchanging = decisions, lock, pool, exchanging
         self._timeout, self._clock = timeout, clock
-        self._bell = Bell(pool.selector)
+        self._bell = Bell(pool.selector)  # its `asleep` is guarded by the lock
         self._under_way: dict[InFlight, float] = {}  # their deadlines, in order, as all of them are equally far
         self._over: list[InFlight] = []
         self._until = math.inf  # when to end, even if something is under way
-        self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
 
     def wake(self) -> None:
         """Tell of new work, or of another time; with the lock held."""
@@ -102,19 +98,15 @@ class Sender:
         self._until = self._clock() + seconds
         self._bell.ring()
 
-    def join(self) -> None:
-        """Wait for the end."""
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Until `stop`: begin what is next, wait for what is under way."""
         while self._until == math.inf or self._under_way and self._clock() < self._until:
             try:
                 self._wait(self._begin())
             except Exception as error:  # a bug must not end all sending
                 self._decisions.report(error)
         with self._lock:
-            self._decisions.turn(self.endpoints, self._over, 0)
+            self._decisions.turn(self._over, 0)
         for attempt in self._under_way:
             attempt.generator.close()
         self._pool.close_idle(0.0)
@@ -126,10 +118,10 @@ class Sender:
         over, self._over = self._over, []
         room = self._room() if self._until == math.inf else 0
         with self._lock:
-            claimed = self._decisions.turn(self.endpoints, over, room)
+            claimed = self._decisions.turn(over, room)
             is_full = len(claimed) == room
             self._bell.asleep = not is_full
-            until = self._clock() + PATIENCE if is_full else self.endpoints.due()
+            until = self._clock() + PATIENCE if is_full else self._decisions.due()
         for endpoint, delivery in claimed:
             compose, began = functools.partial(self._decisions.compose, endpoint, delivery), self._clock()
             generator = self._exchanging(self._pool, endpoint.url, compose, began + self._timeout)
@@ -211,32 +203,23 @@ class Bell:
         self._outside.close()
 
 
-def senders(
-    count: int,
-    decisions: Decisions,
-    lock: threading.Condition,
-    guard: Guard | None,
-    exchanging: Exchanging,
-    timeout: float,
-    clock: Callable[[], float],
-) -> list[Sender]:
-    """So many senders, which share the resolver, and the file descriptors that this process may have."""
-    resolver, spare = Resolver(), max(16, (_descriptors() - RESERVED) // count)
-    idle = min(KEPT_OPEN, spare // 3)
-    limit = min(UNDER_WAY // count, spare - idle)
-    pools = [Pool(selectors.DefaultSelector(), resolver, guard, idle, clock) for _ in range(count)]
-    return [Sender(decisions, lock, pool, exchanging, limit=limit, timeout=timeout, clock=clock) for pool in pools]
+def limits() -> tuple[int, int]:
+    """How many attempts under way, and idle connections, the file descriptors of this process are enough for.
 
-
-def _descriptors() -> int:
-    """How many file descriptors this process may have; the soft limit is raised if it is less than we can use."""
+    The soft limit is raised if it is less than can be used: macOS begins with 256. Windows' select takes 512.
+    """
+    wanted = limit = UNDER_WAY + KEPT_OPEN + RESERVED
     if sys.platform == "win32":
-        return 512 + RESERVED  # what select takes there
-    import resource
+        limit = 512 + RESERVED
+    else:
+        import resource
 
-    wanted, (soft, hard) = UNDER_WAY + KEPT_OPEN + RESERVED, resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return min(wanted, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < wanted:
+            with contextlib.suppress(OSError, ValueError):
+                soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    spare = max(16, min(limit, wanted) - RESERVED)
+    idle = min(KEPT_OPEN, spare // 3)
+    return spare - idle, idle
