@@ -15,7 +15,7 @@ import pytest
 from support import ROOT, Program, eventually
 
 SECONDS = 120.0  # for a quick run on a machine that is busy with other things
-COMMAND = ("tests/benchmark.py", "--quick")
+COMMAND = ("tests/tools/benchmark.py", "--quick")
 
 
 class Run(NamedTuple):
@@ -35,10 +35,10 @@ def processes(folder: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            place = os.readlink(process / "cwd")
+            inside = os.readlink(process / "cwd")
         except OSError:
-            continue  # it has ended, or is somebody else's
-        if place.startswith(str(folder)):
+            continue  # it has ended, or belongs to another user
+        if inside.startswith(str(folder)):
             found.append(process.name)
     return found
 
@@ -82,6 +82,13 @@ def value(run: Run, what: str, against: str = "") -> float:
         "a delivery with 500 in the journal",
         "one with 500 messages in the history",
         "5 events, 20 URLs of which 10 hang: the other 10",
+        "p95, 20 URLs of 50 ms beside 400 of 9 s",
+        "p95, 20 URLs of 1 ms beside 2,000 that hang",
+        "p95, 80 URLs of 1 ms beside 100 with a TLS handshake each time",
+        "p95, 1 URL of 1 ms beside 64 names that nobody resolves",
+        "p95, 20 URLs of 1 ms beside 5,000 that refuse and a stranger who pings",
+        "p95, 20 URLs of 1 ms beside 1,000 that answer 410",
+        "`GET /health` every 20 ms beside 200 deliveries",
         "200 deliveries beside a reader of the stream",
         "200 deliveries with `--raw`",
         "memory after fan-out and stream",
