@@ -58,8 +58,8 @@ SCENARIOS = [
     Scenario("20 URLs of 50 ms beside 400 of 9 s", "slow", 20, 0.05, 400, 5, 0.5),
     Scenario("20 URLs of 1 ms beside 2,000 that hang", "hang", 20, 0.001, 2_000, 3, 0.5),
     Scenario("80 URLs of 1 ms beside 100 with a TLS handshake each time", "tls", 80, 0.001, 100, 10, 0.3),
-    Scenario("1 URL of 1 ms beside 64 names that nobody resolves", "names", 1, 0.001, 64, 10, 0.3),
-    Scenario("20 URLs of 1 ms beside 5,000 that refuse and a stranger who pings", "refuse", 20, 0.001, 5_000, 20, 0.2),
+    Scenario("1 URL of 1 ms beside 64 names that hang in the resolver", "names", 1, 0.001, 64, 10, 0.3),
+    Scenario("20 URLs of 1 ms beside 5,000 that refuse and a stranger that pings", "refuse", 20, 0.001, 5_000, 20, 0.2),
     Scenario("20 URLs of 1 ms beside 1,000 that answer 410", "gone", 20, 0.001, 1_000, 10, 0.2, stored=100_000),
 ]
 
