@@ -23,7 +23,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from processes import EVENT, EXPOSEE, HERE, OTHER, PATIENCE, Client, Failed, Sender, process, started
+from processes import (
+    EVENT,
+    EXPOSEE,
+    HERE,
+    OTHER,
+    PATIENCE,
+    PEERS,
+    Client,
+    Failed,
+    Sender,
+    free_port,
+    process,
+    started,
+    wait_until_open,
+)
 
 RECORDER, HANGING_NAMES = HERE / "recorder.py", HERE / "hanging_names.py"
 STRANGER = "X-Forwarded-For: 203.0.113.7\r\n"  # a field that proxies add makes the caller a stranger
@@ -255,25 +269,26 @@ def pinging(port: int) -> Iterator[None]:
 def health_beside_bursts(folder: Path, urls: int, events: int) -> tuple[float, float]:
     """Seconds at the median until GET /health is answered: beside nothing, and beside BURSTS of `events` for `urls`."""
     folder.mkdir()
-    with recorder(folder) as receivers:
-        webhooks = [(receivers.url("healthy", number, 0), EVENT) for number in range(urls)]
-        with started(folder / "exposee", webhooks) as sender:
-            with asking_for_health(sender.port) as idle:
-                time.sleep(IDLE_SECONDS)
-            with asking_for_health(sender.port) as busy:
-                for burst in range(1, BURSTS + 1):
+    port, log = free_port(), folder / "sink"
+    webhooks = [(f"http://127.0.0.1:{port}/r/{number}", EVENT) for number in range(urls)]
+    idle, busy = list[float](), list[float]()
+    with process(PEERS, "sink", str(port), log=log) as sink, started(folder / "exposee", webhooks) as sender:
+        wait_until_open(port, sink, log)
+        with asking_for_health(sender.port, idle):
+            time.sleep(IDLE_SECONDS)
+        with contextlib.closing(Client(port)) as counter:
+            for burst in range(1, BURSTS + 1):
+                with asking_for_health(sender.port, busy):
                     for _ in range(events):
                         sender.client.trigger()
-                    wanted = burst * events * urls
-                    if len(receivers.arrivals("healthy", wanted, PATIENCE)) < wanted:
-                        raise Failed("a burst did not arrive")
+                    counter.get(f"/{burst * events * urls}")
     return statistics.median(idle), statistics.median(busy)
 
 
 @contextlib.contextmanager
-def asking_for_health(port: int) -> Iterator[list[float]]:
-    """Ask for GET /health every ASK_SECONDS, or later when an answer takes longer: the seconds of each answer."""
-    took, over = list[float](), threading.Event()
+def asking_for_health(port: int, took: list[float]) -> Iterator[None]:
+    """Ask for GET /health every ASK_SECONDS, later when an answer takes longer; `took` gets the seconds of each."""
+    over = threading.Event()
 
     def ask() -> None:
         with contextlib.closing(Client(port)) as client:
@@ -287,7 +302,7 @@ def asking_for_health(port: int) -> Iterator[list[float]]:
     thread = threading.Thread(target=ask)
     thread.start()
     try:
-        yield took
+        yield
     finally:
         over.set()
         thread.join()

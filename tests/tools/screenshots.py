@@ -2,6 +2,8 @@
 
     python tests/tools/screenshots.py                 the picture of the README
     python tests/tools/screenshots.py --all FOLDER    each size, light and dark; empty, full, and with a delivery open
+
+Needs chromium and chromedriver, as test_browser.py does.
 """
 
 from __future__ import annotations
