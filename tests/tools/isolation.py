@@ -53,7 +53,7 @@ SETTLE_SECONDS, SILENT_SECONDS = 0.5, 2.0  # after silent callers have connected
 class Scenario(NamedTuple):
     """`fault` is what the others do: slow, hang, tls, names, refuse or gone."""
 
-    what: str
+    words: str
     fault: str
     healthy: int  # URLs
     after: float  # seconds until a healthy one answers
@@ -62,6 +62,10 @@ class Scenario(NamedTuple):
     apart: float  # seconds from one event to the next
     stored: int = 0  # further webhooks, which no event goes to
 
+    @property
+    def what(self) -> str:
+        return self.words.format(healthy=self.healthy, others=self.others)
+
     def smaller(self, part: int) -> Scenario:
         """The same with a `part`-th of the URLs and two events at most."""
         healthy, others, stored = (-(-count // part) for count in (self.healthy, self.others, self.stored))
@@ -69,12 +73,12 @@ class Scenario(NamedTuple):
 
 
 SCENARIOS = [
-    Scenario("20 URLs of 50 ms beside 400 of 9 s", "slow", 20, 0.05, 400, 5, 0.5),
-    Scenario("20 URLs of 1 ms beside 2,000 that hang", "hang", 20, 0.001, 2_000, 3, 0.5),
-    Scenario("80 URLs of 1 ms beside 100 with a TLS handshake each time", "tls", 80, 0.001, 100, 10, 0.3),
-    Scenario("1 URL of 1 ms beside 64 names that hang in the resolver", "names", 1, 0.001, 64, 10, 0.3),
-    Scenario("20 URLs of 1 ms beside 5,000 that refuse and a stranger that pings", "refuse", 20, 0.001, 5_000, 20, 0.2),
-    Scenario("20 URLs of 1 ms beside 1,000 that answer 410", "gone", 20, 0.001, 1_000, 10, 0.2, stored=100_000),
+    Scenario("{healthy} of 50 ms beside {others:,} of 9 s", "slow", 20, 0.05, 400, 5, 0.5),
+    Scenario("{healthy} of 1 ms beside {others:,} that hang", "hang", 20, 0.001, 2_000, 3, 0.5),
+    Scenario("{healthy} of 1 ms beside {others:,} with a TLS handshake each time", "tls", 80, 0.001, 100, 10, 0.3),
+    Scenario("{healthy} of 1 ms beside {others:,} names that hang in the resolver", "names", 1, 0.001, 64, 10, 0.3),
+    Scenario("{healthy} of 1 ms beside {others:,} that refuse and are pinged", "refuse", 20, 0.001, 5_000, 20, 0.2),
+    Scenario("{healthy} of 1 ms beside {others:,} that answer 410", "gone", 20, 0.001, 1_000, 10, 0.2, stored=100_000),
 ]
 
 

@@ -110,7 +110,7 @@ def rows(n: Numbers) -> list[Row]:
         Row(f"the same, {pool}", "naive hanging", "all URLs answer", "naive answering", "s", least=True),
         *(
             Row(
-                f"p95, {scenario.what}",
+                f"p95 of latency: {scenario.smaller(n.part).what}",
                 f"beside {scenario.fault}",
                 "all URLs answer as those do",
                 f"quiet {scenario.fault}",
