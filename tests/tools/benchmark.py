@@ -10,6 +10,8 @@ prepared bytes on connections that are kept open. A delivery counts when the sin
 it. Each round measures everything once, the things to be compared one right after the other; a ratio is the median
 of the rounds' ratios, so that a machine that is busy for a while disturbs both sides.
 
+What receivers that misbehave cost the others is measured once, by isolation.py, which tests/test_isolation.py shares.
+
 Left out on purpose: other products. Their versions change, and none of them is in Python's standard library.
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -114,9 +117,9 @@ class Bench:
 
     def whole_round(self) -> None:
         self.limit()
-        for who in ("exposee", "naive"):
-            self.sending(who)
-            self.registering(who)
+        for name in ("exposee", "naive"):
+            self.sending(name)
+            self.registering(name)
         self.signing()
         self.storing()
         self.isolating()
@@ -131,19 +134,19 @@ class Bench:
             running.wait(PATIENCE)
         self.add("limit fanout", float(log.read_text()))
 
-    def sending(self, who: str) -> None:
-        self.tell(f"{who}: fan-out and stream")
+    def sending(self, name: str) -> None:
+        self.tell(f"{name}: fan-out and stream")
         n = self.n
         webhooks = [(url, EVENT) for url in self.urls(n.fanout)] + [(self.url("one"), OTHER)]
-        with self.sender(webhooks, naive=who == "naive") as sender:
-            self.add(f"{who} ready", sender.ready)
-            self.add(f"{who} fanout", self.fanout(sender))
+        with self.sender(webhooks, naive=name == "naive") as sender:
+            self.add(f"{name} ready", sender.ready)
+            self.add(f"{name} fanout", self.fanout(sender))
             with self.arriving(n.stream) as took:
                 began = time.perf_counter()
                 sender.trigger_many(OTHER, n.stream)
-                self.add(f"{who} accept", n.stream / (time.perf_counter() - began))
-            self.add(f"{who} stream", n.stream / took[0])
-            self.add(f"{who} memory", sender.memory())
+                self.add(f"{name} accept", n.stream / (time.perf_counter() - began))
+            self.add(f"{name} stream", n.stream / took[0])
+            self.add(f"{name} memory", sender.memory())
 
     def fanout(self, sender: Sender) -> float:
         """Deliveries a second; the first event only opens the connections and starts the threads."""
@@ -159,13 +162,13 @@ class Bench:
         with self.sender([(url, EVENT) for url in self.urls(self.n.fanout)], signed=True) as sender:
             self.add("exposee signed", self.fanout(sender))
 
-    def registering(self, who: str) -> None:
-        self.tell(f"{who}: registrations")
-        with self.sender(naive=who == "naive") as sender:
+    def registering(self, name: str) -> None:
+        self.tell(f"{name}: registrations")
+        with self.sender(naive=name == "naive") as sender:
             began = time.perf_counter()
             for url in self.urls(self.n.register):
                 sender.client.register(url)
-            self.add(f"{who} register", self.n.register / (time.perf_counter() - began))
+            self.add(f"{name} register", self.n.register / (time.perf_counter() - began))
 
     def storing(self) -> None:
         """What a delivery and a registration cost while more and more is stored."""
@@ -280,6 +283,9 @@ class Bench:
         n = self.n
         for whole in isolation.SCENARIOS:
             scenario = whole.smaller(n.part)
+            if scenario.fault == "tls" and shutil.which("openssl") is None:
+                self.tell("no openssl, so nothing beside TLS")
+                continue
             self.tell(f"exposee: {scenario.what}")
             quiet, beside = isolation.run(scenario, self.new_folder(), n.patience)
             self.add(f"quiet {scenario.fault}", quiet.p95)

@@ -30,6 +30,7 @@ from processes import (
     OTHER,
     PATIENCE,
     PEERS,
+    THIRD,
     Client,
     Failed,
     Sender,
@@ -187,18 +188,24 @@ def arrange(scenario: Scenario, receivers: Recorder, refusing: int, faulty: bool
     event = OTHER if fault == "refuse" else EVENT  # those are pinged only
     urls += [(other(number), event) for number in range(scenario.others)]
     random.Random(1).shuffle(urls)
+    urls += [(quiet("healthy", number), THIRD) for number in range(scenario.healthy) if fault == "names"]
     return urls + [(plain.url("stored", number, 0), OTHER) for number in range(scenario.stored)]
 
 
 def measure(scenario: Scenario, sender: Sender, receivers: Recorder, patience: float) -> Outcome:
     sent: dict[str, float] = {}
+    before = 0
+    if scenario.fault == "names":
+        # It is known that the healthy one resolves: among names never seen, no bounded pool of threads could tell.
+        sender.client.trigger(THIRD)
+        before = len(receivers.arrivals("healthy", scenario.healthy, PATIENCE))
     with most_threads(sender) as threads:
         began = time.monotonic()
         for number in range(scenario.events):
             time.sleep(max(0.0, began + number * scenario.apart - time.monotonic()))
             moment = time.monotonic()
             sent[json.loads(sender.client.trigger())["id"]] = moment
-        arrivals = receivers.arrivals("healthy", scenario.healthy * len(sent), patience)
+        arrivals = receivers.arrivals("healthy", before + scenario.healthy * len(sent), patience)
         end = time.monotonic()
     latencies = [when - sent[webhook_id] for when, webhook_id in arrivals if webhook_id in sent]
     left = dict.fromkeys(sent, scenario.healthy)

@@ -147,8 +147,8 @@ def shown(values: Sequence[float], unit: str) -> str:
 def table(samples: dict[str, list[float]], n: Numbers) -> str:
     lines = ["| what | exposee | against | | ratio | better |", "|---|---:|---|---:|---:|---|"]
     for row in rows(n):
-        if any(map(math.isnan, samples[row.ours])):
-            continue
+        if not samples[row.ours] or any(map(math.isnan, samples[row.ours])):
+            continue  # it could not be measured here
         least = "over " if row.least and statistics.median(samples[row.ours]) >= n.patience else ""
         ours, theirs = (shown(samples[name], row.unit) for name in (row.ours, row.theirs))
         cells = (row.what, least + ours, row.than, theirs, f"{least}{ratio(samples, row):.2f}", row.better)
