@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 10.0  # that anything which must happen may take; nothing waits this long when all is well
 
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "tools")]
 
 from addresses import Guard  # noqa: E402
 from checks import url_problem  # noqa: E402

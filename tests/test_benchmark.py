@@ -15,7 +15,7 @@ import pytest
 from support import ROOT, Program, eventually
 
 SECONDS = 120.0  # for a quick run on a machine that is busy with other things
-COMMAND = ("tests/benchmark.py", "--quick")
+COMMAND = ("tests/tools/benchmark.py", "--quick")
 
 
 class Run(NamedTuple):
@@ -35,10 +35,10 @@ def processes(folder: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            place = os.readlink(process / "cwd")
+            inside = os.readlink(process / "cwd")
         except OSError:
-            continue  # it has ended, or is somebody else's
-        if place.startswith(str(folder)):
+            continue  # it has ended, or belongs to another user
+        if inside.startswith(str(folder)):
             found.append(process.name)
     return found
 
@@ -82,6 +82,13 @@ def value(run: Run, what: str, against: str = "") -> float:
         "a delivery with 500 in the journal",
         "one with 500 messages in the history",
         "5 events, 20 URLs of which 10 hang: the other 10",
+        "p95 of latency: 1 of 50 ms beside 20 of 9 s",
+        "p95 of latency: 1 of 1 ms beside 100 that hang",
+        "p95 of latency: 4 of 1 ms beside 5 with a TLS handshake each time",
+        "p95 of latency: 1 of 1 ms beside 4 names that hang in the resolver",
+        "p95 of latency: 1 of 1 ms beside 250 that refuse and are pinged",
+        "p95 of latency: 1 of 1 ms beside 50 that answer 410",
+        "`GET /health` every 20 ms beside 200 deliveries",
         "200 deliveries beside a reader of the stream",
         "200 deliveries with `--raw`",
         "memory after fan-out and stream",
@@ -124,10 +131,12 @@ def test_nothing_is_left_behind(run: Run) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_nothing_is_left_behind_by_an_interrupted_run(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "stage"), [(signal.SIGINT, "deliveries in the journal"), (signal.SIGTERM, "of 50 ms beside")]
+)
+def test_nothing_is_left_behind_by_an_interrupted_run(tmp_path: Path, number: int, stage: str) -> None:
     with Program(*COMMAND, env=environment(tmp_path)) as program:
-        program.wait_for("fan-out and stream")
+        program.wait_for(stage)
         eventually(lambda: len(processes(tmp_path)) >= 2, "that sink and exposee run")
         assert program.stop(number) == 130
         assert program.lines[-1] == "interrupted"

@@ -7,6 +7,7 @@ import random
 import re
 import resource
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -16,7 +17,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
-from support import NO_CONTENT, SECONDS, Client, Listener, Program, eventually, request
+from support import NO_CONTENT, SECONDS, Client, Listener, Program, Response, eventually, request
 from test_delivery import fields
 
 EVENT = "payment_received"
@@ -96,6 +97,197 @@ def test_the_first_line_is_the_url_whatever_waits(tmp_path: Path, listener: List
             exposee.wait_for(", delivered")
             assert exposee.lines[0].startswith("Exposee on http://127.0.0.1:")
             exposee.process.kill()
+
+
+# --- anything in any order -------------------------------------------------------------------------------------------
+
+EVENTS = (EVENT, "invoice_completed")
+STEPS = 30  # of a schedule
+UNDER_WAY = 0.05  # seconds after a kill in which requests of the killed process may still be read
+
+
+class Schedule:
+    """Random requests and kills, and what the answers promise: deliveries that are owed, and those that are cancelled.
+
+    `registered` leaves out the URLs that answer 410, because they are unregistered at any time.
+    """
+
+    def __init__(self, folder: Path, seed: int, well: Listener, failing: Listener, gone: Listener) -> None:
+        self.folder, self.random = folder, random.Random(seed)
+        self.listeners = {"well": well, "failing": failing, "gone": gone}
+        self.urls = [well.url("/well/1"), well.url("/well/2"), well.url("/well/3")]
+        self.urls += [failing.url("/failing/1"), failing.url("/failing/2"), gone.url("/gone/1")]
+        self.last = self.urls[0], EVENT
+        self.registered: set[tuple[str, str]] = set()
+        self.events: dict[str, str] = {}  # of each message
+        self.owed: set[tuple[str, str]] = set()  # (message, url)
+        self.cancelled: dict[tuple[str, str], tuple[int, float]] = {}  # when DELETE was answered: process, Unix time
+        self.arrived: list[tuple[int, str, str, int]] = []  # process, message, url, webhook-timestamp
+        self.process = 0  # how many were started before this one
+        self.start()
+
+    def start(self) -> None:
+        options = ("--port", "0", "--retry-schedule", ",".join(["0.1"] * 20))
+        self.exposee = Program("exposee.py", *options, cwd=self.folder)
+        self.client = Client(port_of(self.exposee))
+
+    def end(self) -> None:
+        """Note the requests of the process that has ended."""
+        self.client.close()
+        self.exposee.__exit__()
+        threading.Event().wait(UNDER_WAY)
+        for listener in self.listeners.values():
+            while not listener.requests.empty():
+                sent = listener.requests.get()
+                values = fields(sent)
+                url = listener.url(sent.split(b" ")[1].decode())
+                self.arrived.append((self.process, values["webhook-id"], url, int(values["webhook-timestamp"])))
+        self.process += 1
+
+    # What is asked, and what each answer promises
+
+    def step(self) -> None:
+        steps: list[tuple[Callable[[], object], int]] = [(self.register, 4), (self.trigger, 6), (self.unregister, 3)]
+        steps += [(self.ping, 2), (self.redeliver, 2), (self.kill, 1)]
+        (step,) = self.random.choices([step for step, _ in steps], [weight for _, weight in steps])
+        step()
+
+    def pair(self) -> tuple[str, str]:
+        """Often the last one again: to unregister and register the same in a row is what resurrects deliveries."""
+        if self.random.random() < 0.4:
+            self.last = self.random.choice(self.urls), self.random.choice(EVENTS)
+        return self.last
+
+    def register(self, killed: bool = False) -> bool:
+        url, event = self.pair()
+        answer = self.ask("POST", "/webhooks/register", {"url": url, "event_types": [event]}, killed)
+        assert answer is None or answer.status == 200, answer
+        if answer and "/gone/" not in url:
+            self.registered.add((url, event))
+        return answer is not None
+
+    def trigger(self, killed: bool = False) -> bool:
+        event = self.pair()[1]
+        answer = self.ask("POST", "/trigger", {"event": event, "data": len(self.events)}, killed)
+        assert answer is None or answer.status == 202, answer
+        if answer:
+            message = answer.json()["id"]
+            self.events[message] = event
+            self.owed |= {(message, url) for url, known in self.registered if known == event and "/well/" in url}
+        return answer is not None
+
+    def unregister(self, killed: bool = False) -> bool:
+        url, event = self.pair()
+        answer = self.ask("DELETE", "/webhooks/unregister", {"url": url, "event": event}, killed)
+        of_it = {(message, url) for message, known in self.events.items() if known == event}
+        self.owed -= of_it
+        if answer:
+            expected = 200 if (url, event) in self.registered else 404
+            assert answer.status == expected or "/gone/" in url, answer
+            self.registered.discard((url, event))
+            if answer.status == 200:
+                self.cancelled |= dict.fromkeys(of_it, (self.process, time.time()))
+        return answer is not None
+
+    def ping(self) -> None:
+        answer = self.ask("GET", "/ping")
+        assert answer and answer.status == 200, answer
+
+    def redeliver(self) -> None:
+        if deliveries := self.deliveries():
+            delivery = self.random.choice(deliveries)
+            answer = self.ask("POST", f"/deliveries/{delivery['id']}/attempts")
+            assert answer and answer.status in (202, 409), answer
+            if answer.status == 202:
+                self.cancelled.pop((delivery["message"], delivery["url"]), None)
+
+    def kill(self) -> None:
+        """In the middle of a request, which is answered or not; what was answered holds afterwards."""
+        answered = self.random.choice([self.register, self.trigger, self.unregister])(killed=True)
+        self.end()
+        self.start()
+        webhooks = self.webhooks()
+        assert webhooks ^ self.registered <= (set() if answered else {self.last})
+        self.registered = webhooks
+
+    def ask(self, method: str, target: str, value: object = None, killed: bool = False) -> Response | None:
+        """The answer; None if the process was killed before it had answered."""
+        self.client.send(request(method, target, b"" if value is None else json.dumps(value).encode()))
+        if not killed:
+            return self.client.receive()
+        threading.Event().wait(self.random.uniform(0, 0.003))
+        self.exposee.process.kill()
+        try:
+            answer = self.client.receive()
+            answer.json()
+        except (OSError, EOFError, ValueError, IndexError):
+            return None
+        return answer
+
+    # What there is
+
+    def webhooks(self, gone: bool = False) -> set[tuple[str, str]]:
+        """What is registered, with or without the URLs that answer 410."""
+        answer = self.ask("GET", "/webhooks")
+        assert answer
+        entries = {(entry["url"], entry["event"]) for entry in answer.json()["webhooks"]}
+        return {(url, event) for url, event in entries if gone or "/gone/" not in url}
+
+    def deliveries(self) -> list[dict[str, str]]:
+        answer = self.ask("GET", "/deliveries?limit=1000")
+        assert answer
+        deliveries: list[dict[str, str]] = answer.json()["deliveries"]
+        return deliveries
+
+    def settle(self) -> None:
+        """Nothing waits but deliveries to URLs that fail, or that are not registered; the process stops in order."""
+
+        def settled() -> bool:
+            registered = self.webhooks(gone=True)
+            waiting = [it for it in self.deliveries() if it["state"] not in ("delivered", "failed", "cancelled")]
+            return all("/failing/" in it["url"] or (it["url"], it["event"]) not in registered for it in waiting)
+
+        eventually(settled, "the end of all deliveries that can end")
+        assert self.webhooks() == self.registered
+        assert self.exposee.stop() == 0
+        self.end()
+
+
+def slowly(connection: socket.socket) -> None:
+    """An answer that lets deliveries wait for those before them."""
+    threading.Event().wait(0.02)
+    connection.sendall(NO_CONTENT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(25))
+def test_whatever_happens_promises_are_kept(tmp_path: Path, seed: int) -> None:
+    """Accepted for a URL that is still registered: it arrives. Cancelled: it is not sent. Settled: nothing is sent.
+
+    An attempt under way when DELETE is answered may still arrive, but no further one, from a later process either.
+    """
+    unwell, gone = (b"HTTP/1.1 %d -\r\nContent-Length: 0\r\n\r\n" % status for status in (503, 410))
+    (tmp_path / "webhooks.json").write_text("[]")
+    with Listener(slowly) as well, Listener(unwell) as failing, Listener(gone) as leaving:
+        schedule = Schedule(tmp_path, seed, well, failing, leaving)
+        try:
+            for _ in range(STEPS):
+                schedule.step()
+            schedule.kill()
+            schedule.settle()
+            schedule.start()
+            schedule.settle()
+        finally:
+            schedule.client.close()
+            schedule.exposee.__exit__()
+    arrived = {(message, url) for _, message, url, _ in schedule.arrived}
+    assert schedule.owed <= arrived, "an accepted delivery is lost"
+    for process, message, url, timestamp in schedule.arrived:
+        latest = schedule.cancelled.get((message, url), (process, timestamp))
+        assert (process, timestamp) <= latest, f"{message} was cancelled and sent to {url}"
+        assert process < schedule.process - 1 or "/failing/" in url, (
+            f"{message} had settled and was sent to {url} again"
+        )
 
 
 # --- stopping with a backlog -----------------------------------------------------------------------------------------

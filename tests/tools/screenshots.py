@@ -1,7 +1,9 @@
-"""Remakes the picture of the page in the README, docs/console.png, with ten minutes of somebody's business on it.
+"""Remakes the picture of the page in the README, docs/console.png, with ten minutes of a small shop's business on it.
 
-    python tests/screenshots.py                 the picture of the README
-    python tests/screenshots.py --all FOLDER    wide and narrow, light and dark; empty, full, and with a delivery open
+    python tests/tools/screenshots.py                 the picture of the README
+    python tests/tools/screenshots.py --all FOLDER    each size, light and dark; empty, full, and with a delivery open
+
+Needs chromium and chromedriver, as test_browser.py does.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # support.py, which knows where everything else is
+
+from support import ROOT, eventually  # noqa: I001 (it makes the others importable)
 from browser import Browser, Console, Missing
-from support import ROOT, eventually
 
 from server import Server
 from wire import Answer, Problem, Request

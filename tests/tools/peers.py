@@ -1,8 +1,8 @@
 """What the benchmark measures the exposee against and with, each as a process of its own.
 
-    python tests/peers.py sink PORT             a receiver that only counts, as fast as plain Python can be
-    python tests/peers.py naive PORT STORE      a sender as one writes it on an afternoon
-    python tests/peers.py limit PORT COUNT      what is left of sending when HTTP costs nothing: prints requests/s
+    python tests/tools/peers.py sink PORT             a receiver that only counts, as fast as plain Python can be
+    python tests/tools/peers.py naive PORT STORE      a sender as it is written in an afternoon
+    python tests/tools/peers.py limit PORT COUNT      what is left of sending when HTTP costs nothing: prints requests/s
 
 None of them shares code with the exposee.
 """
@@ -22,14 +22,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
-LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n", re.I)
+LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n", re.IGNORECASE)
 LIMIT_THREADS = 4
 
 
 class Sink:
     """Answers 204 to each request, and counts them. `GET /N` is answered once N have come, with their number.
 
-    So whoever measures waits without asking again and again, which would cost the time that is measured.
+    So the benchmark waits without polling, which would cost some of the time that is measured.
     """
 
     def __init__(self, port: int) -> None:
@@ -37,15 +37,15 @@ class Sink:
         self._rest: dict[socket.socket, bytes] = {}  # the beginning of a request whose end is still to come
         self._askers: list[tuple[int, socket.socket]] = []
         self._selector = selectors.DefaultSelector()
-        self._door = socket.create_server(("127.0.0.1", port), backlog=1024)
-        self._selector.register(self._door, selectors.EVENT_READ)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
+        self._selector.register(self._listener, selectors.EVENT_READ)
 
     def run(self) -> None:
         while True:
             for key, _ in self._selector.select():
                 sock = key.fileobj
                 assert isinstance(sock, socket.socket)
-                if sock is self._door:
+                if sock is self._listener:
                     self._open()
                 else:
                     try:
@@ -56,7 +56,7 @@ class Sink:
                 self._tell()
 
     def _open(self) -> None:
-        sock, _ = self._door.accept()
+        sock, _ = self._listener.accept()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._selector.register(sock, selectors.EVENT_READ)
 
