@@ -183,7 +183,7 @@ class Dispatcher:
                 raise NotPossible(f"an attempt of {delivery.id} is under way or about to be")
             if not self._store.has(delivery.url):
                 raise NotPossible(f"{delivery.url} is no longer registered")
-            record = delivery_record(delivery, redeliver=True)
+            record = delivery_record(delivery, PENDING, manual=True)
         self._journal.commit(record, lambda: self._redeliver(delivery))
 
     def _redeliver(self, delivery: Delivery) -> None:
@@ -246,7 +246,7 @@ class Dispatcher:
             self.changed.notify_all()
         if gone:
             self._log(f"{event} -> {url}: unregistered, {gone} waiting cancelled")
-            self._journal.commit(b"")
+        self._journal.commit(b"")
 
     def _cancel(self, url: str, concerns: Callable[[Delivery], bool]) -> int:
         """Cancel what waits for a URL, except for what it is registered for: that may have been registered anew."""
@@ -258,6 +258,9 @@ class Dispatcher:
         for delivery in gone:
             self._end(delivery, CANCELLED, "unregistered")
         self._endpoints.withdraw(url, gone)
+        for delivery in filter(concerns, self._endpoints.in_flight(url)):
+            if not self._store.registered(url, delivery.message.event):  # after a crash now, it is not sent again
+                self._journal.note(delivery, delivery_record(delivery, CANCELLED))
         return len(gone)
 
     def registered(self, url: str) -> None:
@@ -313,7 +316,7 @@ class Dispatcher:
                 claimed.append(taken)
             else:  # it was unregistered between the trigger and now
                 self._end(delivery, CANCELLED, "unregistered")
-                self._endpoints.finish(endpoint, False, 0.0)
+                self._endpoints.finish(endpoint, delivery, False, 0.0)
         if over or claimed:
             self.changed.notify_all()
         return claimed
@@ -354,7 +357,7 @@ class Dispatcher:
         self.history.keep_bytes(attempt, outcome)
         delivery.add(attempt)
         success = outcome.error is None and 200 <= outcome.status < 300
-        self._endpoints.finish(over.endpoint, success, over.duration)
+        self._endpoints.finish(over.endpoint, delivery, success, over.duration)
         if success:
             self._finish(delivery, DELIVERED)
         else:

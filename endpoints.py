@@ -39,7 +39,8 @@ class Endpoint:
         self.waiting: deque[Delivery] = deque()
         self.retrying: list[tuple[float, int, Delivery]] = []  # a heap, by the time when they are due (monotonic)
         self.size = 0  # bytes of the bodies in both
-        self.under_way, self.window, self.urgent = 0, 1, urgent
+        self.under_way: set[Delivery] = set()
+        self.window, self.urgent = 1, urgent
         self.proven = False
         self.kind: int | None = None  # the queue in which it stands
 
@@ -68,6 +69,10 @@ class Endpoints:
             endpoint = self._usual[url] = Endpoint(url)
         return endpoint
 
+    def in_flight(self, url: str) -> list[Delivery]:
+        """What is being attempted for a URL."""
+        return [d for each in (self._usual, self._urgent) if url in each for d in each[url].under_way]
+
     def add(self, delivery: Delivery) -> None:
         """Let a delivery wait for its turn."""
         self._add(self.get(delivery.url), delivery)
@@ -88,7 +93,7 @@ class Endpoints:
     def _queue(self, endpoint: Endpoint) -> None:
         """Let an endpoint stand in the queue in which it belongs, at the end if it comes from another."""
         kind = None
-        if endpoint.waiting and (endpoint.urgent or endpoint.under_way < endpoint.window):
+        if endpoint.waiting and (endpoint.urgent or len(endpoint.under_way) < endpoint.window):
             kind = FURTHER if endpoint.under_way else PROVEN if endpoint.proven else FIRST
         if kind != endpoint.kind:
             if endpoint.kind is not None:
@@ -106,16 +111,16 @@ class Endpoints:
                 endpoint.kind = None
                 delivery = endpoint.waiting.popleft()
                 endpoint.size -= len(delivery.message.body)
-                endpoint.under_way += 1
+                endpoint.under_way.add(delivery)
                 self.under_way += 1
                 self._queue(endpoint)
                 return endpoint, delivery
         return None
 
-    def finish(self, endpoint: Endpoint, success: bool, duration: float) -> None:
+    def finish(self, endpoint: Endpoint, delivery: Delivery, success: bool, duration: float) -> None:
         """An attempt is over."""
         self.under_way -= 1
-        endpoint.under_way -= 1
+        endpoint.under_way.discard(delivery)
         endpoint.window = min(2 * endpoint.window, WINDOW) if success else 1
         endpoint.proven = success and duration < PROMPT
         self._queue(endpoint)
