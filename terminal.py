@@ -23,7 +23,8 @@ if sys.hexversion < 0x030A0000:  # here, because every program imports this modu
 
 SHOWN_BODY, SHOWN_MESSAGE = 2_048, 32_768  # bytes that a transcript shows of a body, and keeps of a message until then
 QUEUED, QUEUED_BYTES = 1_000, 8_388_608  # items and bytes that wait for the terminal; the rest is counted and left out
-PAUSE = 0.0005  # seconds after each item: without it, a burst of 5,000 deliveries takes 1.7 times as long with --raw
+BATCH, PAUSE = 100, 0.05  # items printed at once, and the seconds after that: a line at a time, accepting events takes
+# a tenth longer, and without the pause a burst of 5,000 deliveries takes 1.7 times as long with --raw
 
 SECRET = re.compile(
     rb'("secret"\s*:[\s\[]*")(?:[^"\\]|\\.)*|whsec(?:_|%5[Ff])[A-Za-z0-9+/=_%-]*'
@@ -173,10 +174,10 @@ class Printer:
                 self._changed.wait_for(lambda: self._items or self._closed)
                 if not self._items:
                     return
-                size, lines = self._items.popleft()
-                self._size -= size
+                items = [self._items.popleft() for _ in range(min(BATCH, len(self._items)))]
+                self._size -= sum(size for size, _ in items)
                 gap = [] if self._items else self._gap()
-            self._print([*lines(), *(("", line) for line in gap)])
+            self._print([*(line for _, lines in items for line in lines()), *(("", line) for line in gap)])
             if not self._closed:
                 time.sleep(PAUSE)
 
