@@ -30,7 +30,7 @@ from connections import KEPT_OPEN, NextAddress, Pool, Wait
 from endpoints import Endpoint
 from messages import Delivery
 
-BATCH = 64  # attempts begun at once: more would open connections for what the idle ones can take a moment later
+BATCH = 128  # attempts begun at once: more would open connections for what the idle ones can take a moment later
 PATIENCE = 0.005  # seconds: what has not been answered by then does not keep the next attempts from being begun
 UNDER_WAY = 4_000  # attempts under way in all, at some 10 KiB each; fewer when there are fewer file descriptors
 RESERVED = 160  # file descriptors for the callers of the exposee and for its files
