@@ -443,13 +443,12 @@ class Dispatcher:
 
     def _resume(self) -> None:
         """Read the journal: remember what is over, plan what is not."""
-        for line, record in enumerate(self._journal.read(), 1):
+        for record in self._journal.read():
             try:
                 self.history.replay(record)
             except (KeyError, TypeError, ValueError, AttributeError):
-                raise StoreError(
-                    f"{self._journal.path}, record {line}: not one of ours; mend it, or move the file away"
-                ) from None
+                where = f"{self._journal.path}, line {self._journal.line}"
+                raise StoreError(f"{where}: not a record of ours; mend it, or move the file away") from None
         for delivery in self.history.open_deliveries():
             if delivery.message.event == PING:
                 self._end(delivery, FAILED, "interrupted by a restart")

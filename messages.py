@@ -17,6 +17,7 @@ from typing import Any
 
 from client import KEPT_RESPONSE, Exchange
 
+SECRET_BYTES = range(24, 65)  # of a key (Standard Webhooks)
 PING = "ping"
 PING_DATA = "Ping from Exposee"
 MAX_ATTEMPTS = 20  # of a delivery that are remembered: the retry schedule's ten, and as many by hand
@@ -172,6 +173,16 @@ def request(head: bytes, message: Message, timestamp: int, secret: str | None) -
         sign(secret, message.id, timestamp, message.body) if secret else b"",
         message.body,
     )
+
+
+def is_secret(value: object) -> bool:
+    """Whether it is a secret of the Standard Webhooks form: whsec_ and base64 of 24 to 64 bytes."""
+    if not isinstance(value, str) or not value.startswith("whsec_"):
+        return False
+    try:
+        return len(base64.b64decode(value[6:], validate=True)) in SECRET_BYTES
+    except ValueError:
+        return False
 
 
 @functools.lru_cache(4_096)

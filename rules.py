@@ -6,7 +6,6 @@ What each of them may do is decided in exposee.py, and told to people in SECURIT
 
 from __future__ import annotations
 
-import base64
 import hmac
 import json
 import re
@@ -15,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from addresses import literal, spelled
+from messages import is_secret
 from wire import Problem, Request
 
 MAX_URL = 2_048  # characters; what browsers and proxies take
@@ -22,7 +22,6 @@ MAX_WAIT = 30.0  # seconds, of Prefer: wait
 URL = re.compile(r"https?://(\[[0-9a-f]*:[0-9a-f:.]*\]|[a-z0-9_.-]+)(?::(\d{0,5}))?(?:[/?].*)?", re.IGNORECASE)
 LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # RFC 1123, 2.1; and _, which some networks use
 NAME = re.compile(rf"(?:{LABEL}\.)*(?!(?:\d+|0x[0-9a-f]*)$){LABEL}", re.IGNORECASE)  # it does not end in a number
-SECRET = re.compile(r"whsec_((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)")
 WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[,;]|$)", re.IGNORECASE)
 PROXY_FIELD = re.compile(  # how the fields begin that proxies and tunnels add
     "(?:x-)?forwarded|via$|(?:x-|x-cluster-|true-)?client-ip|x-(?:real-ip|original-|envoy-|amzn-|azure-|remote-)|cdn-loop|"
@@ -136,17 +135,11 @@ def check_url(value: Any) -> str:
     return str(value)
 
 
-def is_secret(value: str) -> bool:
-    """Whether this is a secret of the Standard Webhooks form: whsec_ and base64 of 24 to 64 bytes."""
-    match = SECRET.fullmatch(value)
-    return match is not None and 24 <= len(base64.b64decode(match[1])) <= 64
-
-
 def check_secret(value: Any) -> str | None:
     """A webhook's secret, or None. The value is never shown."""
-    if value is not None and not (isinstance(value, str) and is_secret(value)):
+    if value is not None and not is_secret(value):
         raise Problem(422, "secret is not whsec_ and base64 of 24 to 64 bytes: make one with receiver.py --new-secret")
-    return value
+    return value  # type: ignore[no-any-return]
 
 
 def preferred_wait(request: Request) -> float | None:

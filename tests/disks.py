@@ -1,0 +1,68 @@
+"""Disks that are slow, full or failing, for the tests of what is stored."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from support import SECONDS, held
+
+
+def no_sync(descriptor: int) -> None:
+    """An fsync for tests that are about something else."""
+
+
+def full(*_: object, **__: object) -> Any:
+    """Any call to a disk that is full."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Disk:
+    """An fsync that can be held back, that can fail, and that counts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.asked, self.gate = threading.Event(), threading.Event()
+        self.gate.set()
+        self.failing: Callable[[int], bool] = lambda number: False  # gets the number of the call since `fail`
+        self._since = 0
+
+    def __call__(self, descriptor: int) -> None:
+        self.count += 1
+        self.asked.set()
+        self.gate.wait()
+        self._since += 1
+        if self.failing(self._since):
+            full()
+
+    def hold(self) -> None:
+        self.asked.clear()
+        self.gate.clear()
+
+    def fail(self, when: Callable[[int], bool] = lambda number: True) -> None:
+        self._since, self.failing = 0, when
+
+    def mend(self) -> None:
+        self.failing = lambda number: False
+
+
+def together(disk: Disk, first: Callable[[], Any], *others: Callable[[], Any]) -> list[Future[Any]]:
+    """Call `first`, and while the disk makes it wait, all the others."""
+    disk.hold()
+    barrier = threading.Barrier(len(others) + 1)
+
+    def call(function: Callable[[], Any]) -> Any:
+        barrier.wait(SECONDS)
+        return function()
+
+    with ThreadPoolExecutor(len(others) + 1) as pool, held(disk.gate):
+        futures = [pool.submit(first)]
+        assert disk.asked.wait(SECONDS)
+        futures += [pool.submit(call, other) for other in others]
+        barrier.wait(SECONDS)
+        threading.Event().wait(0.1)  # they are on their way to the queue, which nobody can see from here
+    return futures

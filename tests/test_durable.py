@@ -1,0 +1,167 @@
+"""A replaced file is the old one or the new one, and threads that come together share an fsync."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from disks import Disk, full, no_sync, together
+from support import SECONDS, held
+
+import durable
+from durable import GroupCommit, ReplacedFile, StoreError, lock
+
+# --- a file that is replaced ------------------------------------------------------------------------------------------
+
+
+def broken_records() -> Any:
+    yield b"ne"
+    full()
+
+
+FAILURES = ["fsync 1", "fsync 2", "os.open", "os.replace", "os.fchmod", "content"]
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_replacement_that_fails_leaves_the_old_content_or_says_so(
+    failure: str, tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    file = ReplacedFile(path, disk)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        if "fsync" in failure:
+            disk.fail(lambda number: number == int(failure[-1]))
+        elif "os." in failure:
+            patch.setattr(failure, full)
+        file.replace(broken_records() if failure == "content" else [b"new"])
+    assert file.replaced == (failure == "fsync 2")
+    assert path.read_bytes() == (b"new" if file.replaced else b"old")
+    assert list(tmp_path.iterdir()) == [path]
+    disk.mend()
+    file.replace([b"ne", b"w", b""])
+    assert path.read_bytes() == b"new" and file.replaced
+
+
+def test_a_second_file_that_a_crash_has_left_is_not_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "file.tmp").write_bytes(b"a long rest of a former content")
+    file = ReplacedFile(tmp_path / "file", no_sync, mode=0o600)
+    file.replace([b"new"])
+    assert (tmp_path / "file").read_bytes() == b"new" and not (tmp_path / "file.tmp").exists()
+    if os.name != "nt":
+        assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_an_indexer_has_open_is_replaced_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows refuses meanwhile."""
+    replace, refusals = os.replace, [1, 2, 3]
+
+    def refuse(source: str, target: Path) -> None:
+        if refusals and refusals.pop():
+            raise PermissionError(errno.EACCES, "Permission denied")
+        replace(source, target)
+
+    monkeypatch.setattr(durable, "WINDOWS", True)
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    ReplacedFile(tmp_path / "file", no_sync).replace([b"new"])
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_a_lock_has_one_owner_and_ends_with_its_descriptor(tmp_path: Path) -> None:
+    first = lock(tmp_path / "folder" / "hooks.json")
+    with pytest.raises(StoreError, match="hooks.json: another exposee has it"):
+        lock(tmp_path / "folder" / "hooks.json")
+    lock_of_another = lock(tmp_path / "folder" / "others.json")
+    os.close(first)
+    os.close(lock(tmp_path / "folder" / "hooks.json"))
+    os.close(lock_of_another)
+
+
+# --- many threads, one disk -------------------------------------------------------------------------------------------
+
+
+class Paper:
+    """Something to write on: groups of items, and an fsync for each."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.groups: list[list[Any]] = []
+        self.writing, self.disk = threading.Lock(), disk
+
+    def write(self, items: list[Any]) -> None:
+        assert self.writing.acquire(blocking=False), "two threads write"
+        try:
+            self.disk(0)
+            if "bug" in items:
+                raise ZeroDivisionError
+            self.groups.append(items)
+        finally:
+            self.writing.release()
+
+
+def test_all_that_come_while_one_writes_are_the_next_group(disk: Disk) -> None:
+    paper = Paper(disk)
+    commits = GroupCommit(paper.write)
+    for future in together(disk, *[lambda n=n: commits.commit(n) for n in range(64)]):
+        future.result()
+    assert paper.groups[0] == [0] and len(paper.groups) <= 4
+    assert sorted(item for group in paper.groups for item in group) == list(range(64))
+
+
+def test_a_failure_is_told_to_everybody_in_its_group_and_to_nobody_else(disk: Disk) -> None:
+    paper = Paper(disk)
+    commits = GroupCommit(paper.write)
+    calls: list[Callable[[], None]] = [lambda n=n: commits.commit(n) for n in range(8)]  # type: ignore[misc]
+    disk.fail(lambda number: number == 2)
+    errors = [future.exception() for future in together(disk, *calls)]
+    failed = {number for number, error in enumerate(errors) if error}
+    assert failed and {type(error) for error in errors if error} == {StoreError} and errors[0] is None
+    assert failed == set(range(8)) - {item for group in paper.groups for item in group}
+    with pytest.raises(ZeroDivisionError):
+        commits.commit("bug")
+    commits.commit("well again")
+
+
+def test_nobody_waits_for_ever_when_many_commit_again_and_again(disk: Disk) -> None:
+    paper = Paper(disk)
+    commits = GroupCommit(paper.write)
+    disk.fail(lambda number: number % 7 == 0)
+    stored, refused = list[int](), list[int]()
+
+    def commit(thread: int) -> None:
+        for number in range(200):
+            try:
+                commits.commit((thread, number))
+                stored.append(1)
+            except StoreError:
+                refused.append(1)
+
+    with ThreadPoolExecutor(16) as pool:
+        for future in [pool.submit(commit, thread) for thread in range(16)]:
+            future.result(SECONDS)
+    assert len(stored) == sum(map(len, paper.groups)) and len(stored) + len(refused) == 3_200 and refused
+
+
+def test_nothing_is_written_after_the_end(disk: Disk) -> None:
+    paper = Paper(disk)
+    commits = GroupCommit(paper.write)
+    disk.hold()
+    with ThreadPoolExecutor(2) as pool, held(disk.gate):
+        first = pool.submit(commits.commit, 1)
+        assert disk.asked.wait(SECONDS)
+        second = pool.submit(commits.commit, 2)
+        commits.closed = True
+        disk.gate.set()
+        first.result(SECONDS)
+        with pytest.raises(StoreError, match="shutting down: nothing was stored"):
+            second.result(SECONDS)
+    assert paper.groups == [[1]]

@@ -1,0 +1,467 @@
+"""The journal: what is committed survives, what a crash has torn is dropped, and a full disk tears nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import json
+import os
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from disks import Disk, full, no_sync, together
+from support import SECONDS, held
+
+import durable
+import journal as journal_module
+from durable import StoreError
+from journal import Journal
+
+
+def record(number: int, size: int = 0) -> bytes:
+    return json.dumps({"number": number, **({"x": "x" * size} if size else {})}).encode() + b"\n"
+
+
+def numbers(path: Path) -> list[int]:
+    """The records that a start would read, by number; every line has to be whole."""
+    with tempfile.TemporaryDirectory() as folder:  # a copy: its owner may have it open
+        journal = Journal(shutil.copy(path, folder), no_sync)
+        found = [it["number"] for it in journal.read()]
+        journal.close()
+    assert journal.warning is None
+    return found
+
+
+@pytest.fixture
+def journal(tmp_path: Path, disk: Disk) -> Iterator[Journal]:
+    it = Journal(tmp_path / "deliveries.jsonl", disk)
+    yield it
+    disk.mend()
+    disk.gate.set()
+    it.close()
+
+
+@pytest.fixture
+def grown(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> Journal:
+    """A journal that has grown enough to be compacted: records 0 to 99."""
+    monkeypatch.setattr(journal_module, "COMPACT_BYTES", 1_000)
+    for number in range(100):
+        journal.note(number, record(number))
+    journal.flush()
+    return journal
+
+
+def test_records_are_read_in_the_order_they_were_written(journal: Journal) -> None:
+    assert list(journal.read()) == []
+    for number in range(5):
+        journal.commit(record(number))
+    assert list(journal.read()) == [{"number": number} for number in range(5)]
+    lines = journal.path.read_bytes().splitlines(keepends=True)
+    assert b"".join(line for line in lines if b"synced" not in line) == b"".join(map(record, range(5)))
+
+
+def test_a_commit_waits_for_the_disk(journal: Journal, disk: Disk) -> None:
+    disk.hold()
+    accepted, returned = threading.Event(), threading.Event()
+
+    def commit() -> None:
+        journal.commit(record(1), accepted.set)
+        returned.set()
+
+    thread = threading.Thread(target=commit)
+    thread.start()
+    assert disk.asked.wait(SECONDS)
+    assert journal.path.read_bytes() == record(1)
+    assert not accepted.wait(0.1) and not returned.is_set()
+    disk.gate.set()
+    assert returned.wait(SECONDS) and accepted.is_set()
+    thread.join()
+
+
+def test_commits_that_come_together_share_an_fsync(journal: Journal, disk: Disk) -> None:
+    before, accepted = disk.count, []
+    calls = [lambda n=n: journal.commit(record(n), lambda: accepted.append(n)) for n in range(64)]
+    for future in together(disk, *calls):
+        future.result()
+    assert disk.count - before <= 8
+    assert sorted(accepted) == sorted(numbers(journal.path)) == list(range(64))
+    assert accepted == numbers(journal.path)  # accepted in the order of the file
+
+
+def test_notes_go_with_the_next_commit_and_wait_for_no_disk(journal: Journal, disk: Disk) -> None:
+    before = disk.count
+    journal.note(1, record(1))
+    journal.note(2, record(2))
+    assert numbers(journal.path) == []
+    journal.flush()
+    assert numbers(journal.path) == [1, 2] and disk.count == before
+    journal.note(3, record(3))
+    journal.commit(record(4))
+    assert numbers(journal.path) == [1, 2, 3, 4] and disk.count == before + 1
+
+
+def test_after_closing_a_commit_is_refused(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "deliveries.jsonl", no_sync)
+    journal.note(0, record(0))
+    journal.close()
+    assert numbers(journal.path) == [0]
+    with pytest.raises(StoreError):
+        journal.commit(record(1))
+    assert numbers(journal.path) == [0]
+
+
+@pytest.mark.parametrize("tail", [b"{", b'{"number": 3', b'{"number": 3}', b"\0\0\0\0", b'{"number": \n', b"\xff\xfe"])
+def test_a_torn_last_line_is_dropped_with_one_warning(tail: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "deliveries.jsonl"
+    path.write_bytes(record(1) + record(2) + tail)
+    journal = Journal(path, no_sync)
+    assert [it["number"] for it in journal.read()] == [1, 2]
+    assert journal.warning and journal.warning.startswith(f"{path}, line 3: ")
+    assert path.read_bytes() == record(1) + record(2)
+    journal.commit(record(4))
+    journal.close()
+    assert numbers(path) == [1, 2, 4]
+
+
+BROKEN = [b"nonsense\n", b"[]\n", b"1\n", b"\n", b'{"a"\n', b"\xff\n", b"[" * 99_999 + b"\n", bytes(5_000) + record(8)]
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=range(len(BROKEN)))
+@pytest.mark.parametrize("later", [b"", record(3), bytes(512), record(3) + b"\n\0"], ids=range(4))
+def test_from_a_broken_line_on_that_was_not_synced_all_is_dropped(broken: bytes, later: bytes, tmp_path: Path) -> None:
+    """A power loss may keep a later page and lose an earlier one; nobody has been told of either."""
+    path = tmp_path / "deliveries.jsonl"
+    synced = record(1) + record(2)
+    good = synced + b'{"synced": %d}\n' % len(record(1)) + b'{"synced": %d}\n' % len(synced) + record(4)
+    path.write_bytes(good + broken + later)
+    journal = Journal(path, no_sync)
+    assert [it["number"] for it in journal.read()] == [1, 2, 4]
+    assert journal.warning and f"{path}, line 6: " in journal.warning
+    assert f"{len(broken + later):,} bytes" in journal.warning and "\n" not in journal.warning
+    assert path.read_bytes() == good
+    journal.commit(record(5))
+    journal.close()
+    assert numbers(path) == [1, 2, 4, 5]
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=range(len(BROKEN)))
+@pytest.mark.parametrize("torn", [b"", b'{"num'])
+def test_a_broken_line_that_was_synced_stops_the_start_and_is_left_alone(
+    broken: bytes, torn: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "deliveries.jsonl"
+    before = record(1) + broken
+    path.write_bytes(data := before + record(2) + b'{"synced": %d}\n' % len(before) + record(3) + torn)
+    journal = Journal(path, no_sync)
+    with pytest.raises(StoreError, match=re.escape(f"{path}, line 2: ")):
+        list(journal.read())
+    journal.close()
+    assert path.read_bytes() == data
+
+
+def test_what_was_committed_is_marked_as_synced_and_notes_are_not(tmp_path: Path) -> None:
+    """After a power loss any page of what was not synced may be NULs: the start goes on with what was."""
+    path = tmp_path / "deliveries.jsonl"
+    journal = Journal(path, no_sync)
+    journal.commit(record(1))
+    first = path.stat().st_size
+    journal.note(2, record(2))
+    assert journal.flush()  # which syncs nothing
+    journal.commit(record(3))
+    synced = path.stat().st_size
+    assert re.findall(rb'"synced": (\d+)', path.read_bytes()) == [b"%d" % first]
+    journal.note(4, record(4))
+    assert journal.flush()
+    whole = path.read_bytes()
+    os.close(journal._file)  # killed
+    for start in range(first, len(whole), 5):
+        path.write_bytes(whole[:start] + bytes(5) + whole[start + 5 :])
+        again = Journal(path, no_sync)
+        found = [it["number"] for it in again.read()]
+        assert found == [1, 2, 3, 4][: len(found)] and again.warning
+        again.close()
+    for start in range(0, synced, 5):
+        path.write_bytes(data := whole + b'{"synced": %d}\n' % synced)
+        with open(path, "r+b") as file:
+            file.seek(start)
+            file.write(bytes(5))
+        again = Journal(path, no_sync)
+        with pytest.raises(StoreError):
+            list(again.read())
+        again.close()
+        assert path.stat().st_size == len(data)
+
+
+def test_a_record_knows_its_line(tmp_path: Path) -> None:
+    """The reader of the records names it when it does not know what a record means."""
+    journal = Journal(tmp_path / "deliveries.jsonl", no_sync)
+    for number in range(3):
+        journal.commit(record(number))
+    assert [(journal.line, it["number"]) for it in journal.read()] == [(1, 0), (3, 1), (5, 2)]
+    journal.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs flock")
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_journal_has_one_owner_even_without_a_file_of_its_lock(compacted: bool, grown: Journal) -> None:
+    """The second exposee would cut what the first one appends, and the first one what the second one does."""
+    if compacted:
+        grown.compact(lambda: map(record, range(50)))
+    with pytest.raises(StoreError, match="deliveries.jsonl: another exposee has it"):
+        Journal(grown.path, no_sync)
+    grown.close()
+    Journal(grown.path, no_sync).close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs flock")
+def test_a_compacted_journal_is_never_seen_without_its_lock(grown: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace, refused = os.replace, list[bool]()
+
+    def rename(source: str, target: Path) -> None:
+        replace(source, target)
+        with pytest.raises(StoreError, match="another exposee has it"):
+            Journal(grown.path, no_sync)
+        refused.append(True)
+
+    monkeypatch.setattr(os, "replace", rename)
+    grown.compact(lambda: map(record, range(50)))
+    assert refused and grown.path.stat().st_size == len(b"".join(map(record, range(50))))
+
+
+# --- notes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_later_note_takes_the_place_of_one_that_waits(journal: Journal) -> None:
+    for number in range(1_000):
+        journal.note(number % 3, record(number))
+    assert journal.flush() and numbers(journal.path) == [999, 997, 998]
+    journal.note(0, record(1_000))
+    assert journal.flush() and numbers(journal.path) == [999, 997, 998, 1_000]
+
+
+def test_a_commit_of_nothing_makes_the_notes_durable(journal: Journal, disk: Disk) -> None:
+    journal.note(1, record(1))
+    assert journal.flush()
+    before = disk.count
+    journal.commit(b"")
+    assert disk.count == before + 1
+    journal.note(2, record(2))
+    journal.commit(b"")
+    assert disk.count == before + 2 and numbers(journal.path) == [1, 2]
+
+
+def test_notes_are_kept_while_the_disk_refuses_them(
+    journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.note("a", record(1))
+    journal.note("b", record(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        assert not journal.flush()
+    journal.note("a", record(3))
+    disk.fail()
+    with pytest.raises(StoreError, match="nothing was stored"):
+        journal.commit(record(4))
+    disk.mend()
+    assert numbers(journal.path) == []
+    assert journal.flush() and numbers(journal.path) == [3, 2]
+
+
+def test_no_order_of_locks_is_turned_around(journal: Journal) -> None:
+    """`accepted` takes the dispatcher's lock under the journal's, `note` is called under the dispatcher's."""
+    lock, done = threading.Lock(), list[int]()
+
+    def accepted() -> None:
+        with lock:
+            done.append(1)
+            journal.note("accepted", record(1))
+
+    def note() -> None:
+        with lock:
+            journal.note("noted", record(2))
+
+    calls = [lambda: journal.commit(record(3), accepted), note, journal.flush, lambda: journal.compact(list)]
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(call) for _ in range(100) for call in calls]
+        for future in futures:
+            future.result(SECONDS)
+    assert len(done) == 100
+
+
+# --- a full disk -----------------------------------------------------------------------------------------------------
+
+
+def test_a_commit_that_fails_leaves_nothing_behind(journal: Journal, disk: Disk) -> None:
+    journal.commit(record(0))
+    accepted: list[int] = []
+    disk.fail()
+    calls = [lambda n=n: journal.commit(record(n), lambda: accepted.append(n)) for n in range(1, 9)]
+    assert {type(future.exception()) for future in together(disk, *calls)} == {StoreError}
+    assert accepted == [] and numbers(journal.path) == [0]
+    disk.mend()
+    journal.commit(record(9))
+    assert numbers(journal.path) == [0, 9]
+
+
+@contextlib.contextmanager
+def torn(journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Record 0 is written, record 1 is refused, and what there is of it cannot be cut off inside of this."""
+    journal.commit(record(0))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "truncate", full)
+        disk.fail()
+        with pytest.raises(StoreError, match="No space left on device: .* may have been stored"):
+            journal.commit(record(1))
+        disk.mend()
+        yield
+
+
+@pytest.mark.parametrize("after", ["flush", "close", "commit"])
+def test_what_could_not_be_cut_off_at_once_is_cut_off_later(
+    after: str, journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torn(journal, disk, monkeypatch):
+        assert b"1" in journal.path.read_bytes() and not journal.flush()
+    if after == "commit":
+        journal.commit(record(2))
+    else:
+        getattr(journal, after)()
+        assert numbers(journal.path) == [0]
+        return
+    assert numbers(journal.path) == [0, 2]
+
+
+def test_nothing_is_appended_to_what_could_not_be_cut_off(
+    journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torn(journal, disk, monkeypatch):
+        journal.note(2, record(2))
+        with pytest.raises(StoreError, match="No space left on device"):
+            journal.commit(record(3))
+    journal.commit(record(4))
+    assert sorted(numbers(journal.path)) == [0, 2, 4]
+
+
+def test_a_disk_that_is_really_full_tears_no_line(small_disk: Path) -> None:
+    path = small_disk / "deliveries.jsonl"
+    journal = Journal(path)
+    accepted: list[int] = []
+    noted: list[int] = []
+    with pytest.raises(StoreError, match="No space left on device"):
+        for number in range(1_000):
+            journal.commit(record(number, 1_000), functools.partial(accepted.append, number))
+    assert numbers(path) == accepted and 20 < len(accepted) < 40
+    for number in range(2_000, 2_010):
+        journal.note(number, record(number, 1_000))
+        noted.append(number)
+        journal.flush()
+    assert numbers(path)[: len(accepted)] == accepted
+    with pytest.raises(StoreError):
+        journal.commit(record(3_000, 1_000))
+    (small_disk / "ballast").unlink()
+    journal.commit(record(4_000, 1_000))
+    journal.close()
+    assert numbers(path) == [*accepted, *noted, 4_000]  # the notes have waited
+
+
+# --- compaction ------------------------------------------------------------------------------------------------------
+
+
+def test_a_journal_that_has_grown_is_replaced(grown: Journal) -> None:
+    def records() -> Iterable[bytes]:
+        yield record(98)
+        grown.note(100, record(100))  # happens meanwhile
+        yield record(99)
+
+    grown.compact(records)
+    assert grown.path.read_bytes() == record(98) + record(99)
+    grown.commit(record(101))
+    assert numbers(grown.path) == [98, 99, 100, 101]
+    assert list(grown.path.parent.glob("*.tmp")) == []
+
+
+def test_a_journal_is_compacted_again_only_after_it_has_doubled(grown: Journal) -> None:
+    asked: list[int] = []
+
+    def records() -> Iterable[bytes]:
+        asked.append(1)
+        return [record(number) for number in range(80)]
+
+    for _ in range(3):
+        grown.compact(records)
+    assert len(asked) == 1
+    grown.commit(record(100, grown.path.stat().st_size))
+    grown.compact(records)
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("failure", ["fsync 1", "fsync 2", "os.replace", "os.open"])
+def test_a_compaction_that_fails_loses_nothing(
+    failure: str, grown: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        if "fsync" in failure:
+            disk.fail(lambda number: number == int(failure[-1]))
+        else:
+            patch.setattr(failure, full)
+        grown.compact(lambda: map(record, range(100)))
+        disk.mend()
+    grown.commit(record(100))
+    assert numbers(grown.path) == list(range(101))
+    assert list(grown.path.parent.glob("*.tmp")) == []
+
+
+def test_a_new_name_that_could_not_be_synced_is_synced_before_the_next_commit(grown: Journal, disk: Disk) -> None:
+    """Else a crash could bring back the old file, without what was committed since."""
+    disk.fail(lambda number: number == 2)  # the new file is synced, its directory is not
+    grown.compact(lambda: map(record, range(50)))
+    assert grown.path.read_bytes() == b"".join(map(record, range(50)))
+    disk.fail()
+    with pytest.raises(StoreError, match="nothing was stored"):
+        grown.commit(record(50))
+    disk.mend()
+    before = disk.count
+    grown.commit(record(50))
+    assert disk.count == before + 2 and numbers(grown.path) == list(range(51))
+
+
+def test_nobody_commits_while_the_journal_is_replaced(grown: Journal, disk: Disk) -> None:
+    """Else a record would go to the file that is about to be thrown away."""
+    with ThreadPoolExecutor(2) as pool, held(disk.gate):
+        disk.hold()
+        compaction = pool.submit(grown.compact, lambda: map(record, range(100)))
+        assert disk.asked.wait(SECONDS)
+        commit = pool.submit(grown.commit, record(100))
+        disk.gate.set()
+        compaction.result(SECONDS)
+        commit.result(SECONDS)
+    assert numbers(grown.path) == list(range(101))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="sees open files in /proc")
+def test_no_file_is_open_when_it_is_replaced(grown: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses to replace an open file, and to rename one."""
+    replace = os.replace
+    replaced: list[str] = []
+
+    def replace_as_windows_does(source: str, target: Path) -> None:
+        files = {os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()}
+        if files & {os.path.realpath(source), os.path.realpath(target)}:
+            raise PermissionError(errno.EACCES, "open in this process")
+        replaced.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_as_windows_does)
+    monkeypatch.setattr(journal_module, "WINDOWS", True)
+    durable.ReplacedFile(tmp_path / "another", no_sync).replace([b"1"])
+    grown.compact(lambda: map(record, range(100)))
+    grown.commit(record(100))
+    assert replaced == ["another", "deliveries.jsonl"]
+    assert numbers(grown.path) == list(range(101))
