@@ -23,33 +23,31 @@ import terminal  # isort: skip  # first, so that a Ctrl-C during the other impor
 
 import argparse
 import contextlib
-import hmac
 import json
 import os
 import re
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import options
 import strict_json
-from addresses import Guard, spelled
+from addresses import Guard
 from delivery import Dispatcher, Full, NotPossible
 from durable import StoreError
 from journal import Journal
 from messages import DELIVERED, PING, PING_DATA, STATES, Attempt, Delivery, body_of, new_message_id
 from retries import RETRY_SCHEDULE
 from rules import (
-    Allowance,
-    carries,
+    Rules,
     check_secret,
     check_url,
     is_delivery,
     is_local,
     members,
+    permit,
     preferred_wait,
     shown,
     text,
@@ -60,14 +58,12 @@ from store import WebhookStore
 from wire import MAX_BODY, Answer, Problem, Request
 
 EVENT_TYPES = ("payment_received", "payment_processed", "invoice_processing", "invoice_completed")
-MAX_EVENT_TYPES = 64  # in one request
 PING_SECONDS = 5.0  # that GET /ping waits for the outcomes
 MAX_WAITING = 16  # requests with Prefer: wait at once, each of which holds a connection
 MAX_STREAMS = 8  # the same of streams
 STREAM_BATCH = 500  # changes that a stream tells of at once
 STREAM_PAUSE = 0.1  # seconds between two looks at what has changed: no eye is faster
 STREAM_BEAT = 10.0  # seconds without news after which a stream says that it is still there
-STRANGER_RATE, STRANGER_BURST = 10.0, 50.0  # pings and triggers of strangers: a second, and in a row
 PAGE = Path(__file__).with_name("console.html")
 
 
@@ -75,19 +71,9 @@ class Exposee:
     """The handlers, by route; each takes a Request and returns an Answer or raises a Problem."""
 
     def __init__(
-        self,
-        store: WebhookStore,
-        dispatcher: Dispatcher,
-        *,
-        event_types: Sequence[str] = EVENT_TYPES,
-        guard: Guard | None = None,
-        token: str = "",
-        clock: Callable[[], float] = time.monotonic,
-        say: Callable[[str], None] = lambda line: None,
+        self, store: WebhookStore, dispatcher: Dispatcher, rules: Rules, say: Callable[[str], None] = lambda line: None
     ) -> None:
-        self._store, self._dispatcher, self._say = store, dispatcher, say
-        self._event_types, self._guard, self._token = tuple(event_types), guard or Guard(), token
-        self._allowance = Allowance(STRANGER_RATE, STRANGER_BURST, clock)
+        self._store, self._dispatcher, self._rules, self._say = store, dispatcher, rules, say
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
         self.routes: Routes = {
@@ -111,10 +97,10 @@ class Exposee:
     def register(self, request: Request) -> Answer:
         body = members(request, "url", "event_types", "secret")
         url, secret = check_url(body.get("url")), check_secret(body.get("secret"))
-        events = self._check_event_types(body.get("event_types"))
-        self._check_destination(request, url)
+        events = self._rules.check_event_types(body.get("event_types"))
+        self._rules.check_destination(request, url)
         with refusals():
-            self._store.register(url, events, secret, self._permit(request, secret))
+            self._store.register(url, events, secret, permit(request, secret))
         self._dispatcher.registered(url)
         return Answer(200, {"message": f"Webhook registered for: {', '.join(events)}"})
 
@@ -122,7 +108,7 @@ class Exposee:
         body = members(request, "url", "event", "secret")
         url, event, secret = text(body, "url"), text(body, "event"), check_secret(body.get("secret"))
         with refusals():
-            count = self._store.unregister(url, event, self._permit(request, secret))
+            count = self._store.unregister(url, event, permit(request, secret))
             if count or is_local(request):  # the owner may give up what waits for a webhook that is gone
                 self._dispatcher.cancel(url, event)
         if not count:
@@ -130,7 +116,7 @@ class Exposee:
         return Answer(200, {"message": f"{count} webhook(s) unregistered"})
 
     def ping(self, request: Request) -> Answer:
-        self._limit(request)
+        self._rules.limit(request)
         with refusals():
             deliveries = self._dispatcher.ping()
         self._dispatcher.wait(deliveries, PING_SECONDS)
@@ -138,16 +124,13 @@ class Exposee:
         return self._outcome(request, "Ping", newest.id if newest else new_message_id(), deliveries)
 
     def trigger(self, request: Request) -> Answer:
-        self._limit(request)
-        if self._token and not is_local(request):
-            self._check_token(request)
+        self._rules.limit(request)
+        self._rules.check_token_if_set(request)
         if is_delivery(request):
             self._say("a webhook leads back to /trigger: refused with 508, as it would never end; unregister that URL")
             raise Problem(508, "this is a delivery of an exposee: a webhook that leads to /trigger would never end")
         body = members(request, "event", "data")
-        event = body.get("event")
-        if event not in self._event_types:
-            raise Problem(422, f"event is {shown(event)}, expected one of {', '.join(self._event_types)}")
+        event = self._rules.check_event(body.get("event"))
         if "data" not in body:
             raise Problem(422, "data is missing, expected any JSON value")
         sent = body_of(event, strict_json.member(request.body or b"", "data"))
@@ -176,7 +159,7 @@ class Exposee:
     # For everyone as well
 
     def event_types(self, request: Request) -> Answer:
-        return Answer(200, {"event_types": list(self._event_types)})
+        return Answer(200, {"event_types": list(self._rules.event_types)})
 
     def health(self, request: Request) -> Answer:
         return Answer(200, {"status": "ok", "webhooks": self._store.count(), **self._dispatcher.counts()})
@@ -184,15 +167,15 @@ class Exposee:
     # For local callers, and for those with the token
 
     def page(self, request: Request) -> Answer:
-        self._owner_only(request)
+        self._rules.owner_only(request)
         return page(PAGE)
 
     def webhooks(self, request: Request) -> Answer:
-        self._owner_only(request)
+        self._rules.owner_only(request)
         return Answer(200, {"webhooks": self._store.webhooks()})
 
     def deliveries(self, request: Request) -> Answer:
-        self._owner_only(request)
+        self._rules.owner_only(request)
         wanted, limit = request.query, request.query.get("limit", "100")
         if not re.fullmatch("[1-9][0-9]{0,3}", limit) or int(limit) > 1_000:
             raise Problem(422, f"limit is {shown(limit)}, expected a number from 1 to 1000")
@@ -206,11 +189,11 @@ class Exposee:
         return Answer(200, {"deliveries": [delivery.to_json() for delivery in found]})
 
     def delivery(self, request: Request) -> Answer:
-        self._owner_only(request)
+        self._rules.owner_only(request)
         return Answer(200, self._find(request).to_json(attempts=True))
 
     def redeliver(self, request: Request) -> Answer:
-        self._owner_only(request)
+        self._rules.owner_only(request)
         delivery = self._find(request)
         with refusals():
             self._dispatcher.redeliver(delivery)
@@ -218,7 +201,7 @@ class Exposee:
         return Answer(202, body, {"Location": f"/deliveries/{delivery.id}"})
 
     def stream(self, request: Request) -> Answer:
-        self._owner_only(request)
+        self._rules.owner_only(request)
         changes = self._changes()
         next(changes)  # to its first yield: a refusal is an answer, and from now on its `finally` will run
         return Answer(200, changes, {"Cache-Control": "no-store"}, "text/event-stream")
@@ -246,7 +229,7 @@ class Exposee:
         delivered = sum(delivery.state == DELIVERED for delivery in deliveries)
         body: dict[str, Any] = {"message": f"{what} delivered to {delivered} of {len(deliveries)} webhook(s)"}
         body["id"] = message_id
-        if self._is_owner(request):
+        if self._rules.is_owner(request):
             body["deliveries"] = [delivery.to_json() for delivery in deliveries]
         return Answer(200, body)
 
@@ -263,56 +246,6 @@ class Exposee:
         if delivery is None:
             raise Problem(404, f"there is no delivery {request.parameters[0]}, or no longer")
         return delivery
-
-    def _check_event_types(self, value: Any) -> list[str]:
-        known = ", ".join(self._event_types)
-        if not isinstance(value, list) or not value:
-            raise Problem(422, f"event_types is {shown(value)}, expected a list with one or more of {known}")
-        if len(value) > MAX_EVENT_TYPES:
-            raise Problem(422, f"event_types has {len(value)} entries, expected {MAX_EVENT_TYPES} at most")
-        for name in value:
-            if name not in self._event_types:
-                raise Problem(422, f"event_types has {shown(name)}, expected only {known}")
-        return list(dict.fromkeys(value))
-
-    def _check_destination(self, request: Request, url: str) -> None:
-        host = urllib.parse.urlsplit(url).hostname or ""
-        if spelled(host) == "link-local":
-            raise Problem(403, f"{host} is a link-local destination, which nobody may register")
-        reason = None if is_local(request) else self._guard.refuse_spelling(host)
-        if reason:
-            raise Problem(403, reason)
-
-    def _permit(self, request: Request, carried: str | None) -> Callable[[str | None], None]:
-        """A function that refuses changes of a URL with a secret, but for callers who carry it and local ones."""
-
-        def permit(secret: str | None) -> None:
-            if secret is None or is_local(request):
-                return
-            if carried is None or not hmac.compare_digest(secret.encode(), carried.encode()):
-                raise Problem(403, "this url has a secret: send the same one as secret to change its webhooks")
-
-        return permit
-
-    def _limit(self, request: Request) -> None:
-        seconds = 0.0 if is_local(request) else self._allowance.take()
-        if seconds:
-            detail = f"strangers may ping and trigger {STRANGER_RATE:.0f} times a second; try again later"
-            raise Problem(429, detail, {"Retry-After": f"{max(1, round(seconds))}"})
-
-    def _is_owner(self, request: Request) -> bool:
-        return is_local(request) or bool(self._token) and carries(request, self._token)
-
-    def _owner_only(self, request: Request) -> None:
-        if not is_local(request):
-            if not self._token:
-                raise Problem(403, "for local callers only; the owner can start the exposee with --token")
-            self._check_token(request)
-
-    def _check_token(self, request: Request) -> None:
-        if not carries(request, self._token):
-            detail = "the token is missing or wrong, expected the field Authorization: Bearer TOKEN"
-            raise Problem(401, detail, {"WWW-Authenticate": "Bearer"})
 
 
 @contextlib.contextmanager
@@ -384,10 +317,8 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
         log=printer.say,
         show=show_attempt(printer) if chosen.raw else None,
     )
-    front = Exposee(
-        store, dispatcher, event_types=chosen.event_types, guard=guard, token=chosen.token or "", say=printer.say
-    )
-    server.set_routes(front.routes)
+    rules = Rules(chosen.event_types, guard, chosen.token or "")
+    server.set_routes(Exposee(store, dispatcher, rules, printer.say).routes)
     stay_on_one_core()
     printer.say(f"Exposee on {server.url}, Ctrl-C stops it")
     for warning in warnings(store, journal, dispatcher, chosen.event_types):

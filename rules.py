@@ -10,13 +10,17 @@ import hmac
 import json
 import re
 import threading
-from collections.abc import Callable
+import time
+import urllib.parse
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from addresses import literal, spelled
+from addresses import Guard, literal, spelled
 from messages import is_secret
 from wire import Problem, Request
 
+STRANGER_RATE, STRANGER_BURST = 10.0, 50.0  # pings and triggers of all strangers: a second, and in a row
+MAX_EVENT_TYPES = 64  # in one request
 MAX_URL = 2_048  # characters; what browsers and proxies take
 MAX_WAIT = 30.0  # seconds, of Prefer: wait
 URL = re.compile(r"https?://(\[[0-9a-f]*:[0-9a-f:.]*\]|[a-z0-9_.-]+)(?::(\d{0,5}))?(?:[/?].*)?", re.IGNORECASE)
@@ -69,6 +73,18 @@ def carries(request: Request, token: str) -> bool:
     return same and expected != b"" and scheme.lower() == "bearer"
 
 
+def permit(request: Request, carried: str | None) -> Callable[[str | None], None]:
+    """A function that refuses changes of a URL with a secret to strangers who do not carry it."""
+
+    def check(secret: str | None) -> None:
+        if secret is None or is_local(request):
+            return
+        if carried is None or not hmac.compare_digest(secret.encode(), carried.encode()):
+            raise Problem(403, "this url has a secret: send the same one as secret to change its webhooks")
+
+    return check
+
+
 class Allowance:
     """A token bucket: `rate` a second on average, `burst` in a row. All strangers share it: a tunnel hides them."""
 
@@ -86,6 +102,64 @@ class Allowance:
                 return (1 - self._left) / self._rate
             self._left -= 1
             return 0.0
+
+
+class Rules:
+    """What the owner has chosen: the event types, the destinations that strangers may register, and the token."""
+
+    def __init__(
+        self,
+        event_types: Sequence[str],
+        guard: Guard,
+        token: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.event_types, self._guard, self._token = tuple(event_types), guard, token
+        self._allowance = Allowance(STRANGER_RATE, STRANGER_BURST, clock)
+
+    def is_owner(self, request: Request) -> bool:
+        return is_local(request) or bool(self._token) and carries(request, self._token)
+
+    def owner_only(self, request: Request) -> None:
+        if not (is_local(request) or self._token):
+            raise Problem(403, "for local callers only; the owner can start the exposee with --token")
+        self.check_token_if_set(request)
+
+    def check_token_if_set(self, request: Request) -> None:
+        if self._token and not self.is_owner(request):
+            detail = "the token is missing or wrong, expected the field Authorization: Bearer TOKEN"
+            raise Problem(401, detail, {"WWW-Authenticate": "Bearer"})
+
+    def limit(self, request: Request) -> None:
+        """Problem 429 when strangers ask too often."""
+        seconds = 0.0 if is_local(request) else self._allowance.take()
+        if seconds:
+            detail = f"strangers may ping and trigger {STRANGER_RATE:.0f} times a second; try again later"
+            raise Problem(429, detail, {"Retry-After": f"{max(1, round(seconds))}"})
+
+    def check_destination(self, request: Request, url: str) -> None:
+        host = urllib.parse.urlsplit(url).hostname or ""
+        if spelled(host) == "link-local":
+            raise Problem(403, f"{host} is a link-local destination, which nobody may register")
+        reason = None if is_local(request) else self._guard.refuse_spelling(host)
+        if reason:
+            raise Problem(403, reason)
+
+    def check_event(self, value: Any) -> str:
+        if value not in self.event_types:
+            raise Problem(422, f"event is {shown(value)}, expected one of {', '.join(self.event_types)}")
+        return str(value)
+
+    def check_event_types(self, value: Any) -> list[str]:
+        known = ", ".join(self.event_types)
+        if not isinstance(value, list) or not value:
+            raise Problem(422, f"event_types is {shown(value)}, expected a list with one or more of {known}")
+        if len(value) > MAX_EVENT_TYPES:
+            raise Problem(422, f"event_types has {len(value)} entries, expected {MAX_EVENT_TYPES} at most")
+        for name in value:
+            if name not in self.event_types:
+                raise Problem(422, f"event_types has {shown(name)}, expected only {known}")
+        return list(dict.fromkeys(value))
 
 
 def members(request: Request, *known: str) -> dict[str, Any]:
