@@ -183,6 +183,8 @@ class Dispatcher:
                 raise NotPossible(f"an attempt of {delivery.id} is under way or about to be")
             if not self._store.has(delivery.url):
                 raise NotPossible(f"{delivery.url} is no longer registered")
+            if delivery.state == RETRYING and not self._is_wanted(delivery):
+                raise NotPossible(f"{delivery.url} is no longer registered for {delivery.message.event}")
             record = delivery_record(delivery, PENDING, manual=True)
         self._journal.commit(record, lambda: self._redeliver(delivery))
 
@@ -251,7 +253,7 @@ class Dispatcher:
     def _cancel(self, url: str, concerns: Callable[[Delivery], bool]) -> int:
         """Cancel what waits for a URL, except for what it is registered for: that may have been registered anew."""
         orphans = self._orphans.pop(url, [])
-        waiting = [d for d in (*self._endpoints.get(url).planned(), *orphans) if d.state in (PENDING, RETRYING)]
+        waiting = [d for d in (*self._endpoints.planned(url), *orphans) if d.state in (PENDING, RETRYING)]
         gone = {d for d in waiting if concerns(d) and not self._store.registered(url, d.message.event)}
         if left := [delivery for delivery in orphans if delivery not in gone]:
             self._orphans[url] = left
@@ -273,35 +275,35 @@ class Dispatcher:
 
     def keep_house(self) -> bool:
         """What blocks, and no sender may do; called about once a second. False when the disk has refused."""
-        if self._gone:
-            self._unregister_gone()
+        unregistered = self._unregister_gone() if self._gone else True
         self._store.repair()
         self._journal.compact(self._records)
-        return self._journal.flush()
+        return self._journal.flush() and unregistered
 
     def _records(self) -> Iterator[bytes]:
         with self.changed:
             messages, over = self.history.snapshot()
         return records(messages, over)
 
-    def _unregister_gone(self) -> None:
-        """Unregister all URLs that answered 410 with one replacement of webhooks.json, and cancel what waits for them."""
-        with self.changed:
-            gone = list(self._gone)
+    def _unregister_gone(self) -> bool:
+        """Unregister all URLs that answered 410 with one replacement of webhooks.json; cancel what waits for them."""
         try:
-            self._store.unregister_urls(gone)
+            self._store.unregister_urls(self._gone)  # which reads them when it is its turn to write
         except StoreError as error:
-            return self._log(f"{len(gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
+            self._log(f"{len(self._gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
+            return False
         with self.changed:
-            for url in gone:
-                self._gone.pop(url, None)
+            for url in [url for url in self._gone if not self._store.has(url)]:
+                del self._gone[url]
                 count = self._cancel(url, lambda delivery: True)
                 self._log(f"{url} answered 410 Gone: unregistered" + (f", {count} waiting cancelled" if count else ""))
             self.changed.notify_all()
+        return True
 
     # What the senders ask; see sender.Decisions
 
     def turn(self, over: list[InFlight], room: int) -> list[tuple[Endpoint, Delivery]]:
+        version = self.history.version
         for attempt in over:
             self._settle(attempt)
         now = self._schedule.monotonic()
@@ -310,14 +312,15 @@ class Dispatcher:
         claimed: list[tuple[Endpoint, Delivery]] = []
         while len(claimed) < room and (taken := self._endpoints.take()):
             endpoint, delivery = taken
-            if self._is_wanted(delivery):
+            if delivery.state == PENDING and self._is_wanted(delivery):
                 delivery.state = DELIVERING
                 self.history.changed(delivery)
                 claimed.append(taken)
-            else:  # it was unregistered between the trigger and now
+                continue
+            if delivery.state == PENDING:  # it was unregistered between the trigger and now
                 self._end(delivery, CANCELLED, "unregistered")
-                self._endpoints.finish(endpoint, delivery, False, 0.0)
-        if over or claimed:
+            self._endpoints.finish(endpoint, delivery, False, 0.0)
+        if self.history.version != version:
             self.changed.notify_all()
         return claimed
 
@@ -329,7 +332,7 @@ class Dispatcher:
             delivery.state, delivery.due = PENDING, 0.0
             self._endpoints.add(delivery)
             self.history.changed(delivery)
-        elif delivery.state in OPEN:  # an attempt by hand is under way: what comes of it decides
+        elif delivery.state in OPEN:  # an attempt by hand is under way or about to be: what comes of it decides
             self._endpoints.postpone(delivery, now + 1.0)
 
     def _is_wanted(self, delivery: Delivery) -> bool:
@@ -372,12 +375,14 @@ class Dispatcher:
             self._gone[delivery.url] = None
             self._housekeeper.wake()
             self._finish(delivery, FAILED)
-        elif delivery.manual and delivery.due:
-            delivery.state, delivery.manual = RETRYING, False  # as planned before
-        elif delivery.manual or delivery.message.event == PING or delivery.tries == len(self._schedule.delays):
+        elif delivery.message.event == PING or delivery.manual and not delivery.due:
             self._finish(delivery, FAILED)
         elif not self._store.registered(delivery.url, delivery.message.event):
             self._finish(delivery, CANCELLED)
+        elif delivery.manual:
+            delivery.state, delivery.manual = RETRYING, False  # as planned before
+        elif delivery.tries >= len(self._schedule.delays):
+            self._finish(delivery, FAILED)
         else:
             delay = self._schedule.delay(delivery.tries, outcome.head)
             delivery.tries += 1
@@ -436,8 +441,8 @@ class Dispatcher:
         None when that was too long ago to be known, or when the dispatcher is closed.
         """
         with self.changed:
-            self.changed.wait_for(lambda: self.history.version != since or self._housekeeper.closed, seconds)
-            return None if self._housekeeper.closed else self.history.changes(since, limit)
+            self.changed.wait_for(lambda: self.history.version != since or self._housekeeper.closed.is_set(), seconds)
+            return None if self._housekeeper.closed.is_set() else self.history.changes(since, limit)
 
     # Start and end
 
@@ -465,7 +470,9 @@ class Dispatcher:
         elif delivery.manual:
             self._endpoints.rush(delivery)
             if delivery.due:
-                self._endpoints.postpone(delivery, self._schedule.monotonic() + self._schedule.left(delivery.due))
+                left = self._schedule.left(delivery.due)
+                delivery.due = self._schedule.clock() + left
+                self._endpoints.postpone(delivery, self._schedule.monotonic() + left)
         else:
             self._endpoints.add(delivery)
 

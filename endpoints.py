@@ -69,6 +69,10 @@ class Endpoints:
             endpoint = self._usual[url] = Endpoint(url)
         return endpoint
 
+    def planned(self, url: str) -> list[Delivery]:
+        """What waits for its turn or its time, pings and redeliveries included."""
+        return [d for each in (self._usual, self._urgent) if url in each for d in each[url].planned()]
+
     def in_flight(self, url: str) -> list[Delivery]:
         """What is being attempted for a URL."""
         return [d for each in (self._usual, self._urgent) if url in each for d in each[url].under_way]

@@ -156,10 +156,10 @@ class WebhookStore:
         return self._change(change)
 
     def unregister_urls(self, urls: Iterable[str]) -> int:
-        """Remove all webhooks of these URLs in one replacement; returns their number."""
-        gone = set(urls)
+        """Remove all webhooks of these URLs, as they are when they are read in its turn; returns the number removed."""
 
         def change(staged: _Snapshot) -> int:
+            gone = set(urls)
             found = [(url, event) for event, urls in staged.lines.items() for url in gone & urls.keys()]
             for url, event in found:
                 staged.remove(url, event)
