@@ -21,7 +21,6 @@ import json
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from selectors import DefaultSelector
 
@@ -30,7 +29,7 @@ from client import Exchange, exchange
 from connections import Pool, Resolver
 from durable import StoreError
 from endpoints import Endpoint, Endpoints
-from history import History, records
+from history import History
 from housekeeper import Housekeeper
 from journal import Journal
 from messages import (
@@ -47,11 +46,10 @@ from messages import (
     Delivery,
     Message,
     body_of,
-    delivery_record,
-    message_record,
     new_message_id,
     request,
 )
+from records import delivery_record, message_record, records
 from retries import RETRY_SCHEDULE, Schedule
 from sender import Exchanging, InFlight, Sender, limits
 from store import WebhookStore
@@ -102,7 +100,7 @@ class Dispatcher:
         self._store, self._journal, self._log, self._show = store, journal, log, show
         self._schedule = Schedule(tuple(schedule), chance, clock, monotonic)
         self.changed = threading.Condition(threading.Lock())
-        self.history = History()
+        self.history = History(self.changed)
         under_way, idle = limits()
         self._endpoints, resolver = Endpoints(under_way), Resolver()
         self._senders = [
@@ -356,8 +354,9 @@ class Dispatcher:
     def _settle(self, over: InFlight) -> None:
         """Record the outcome of an attempt, and decide what comes next."""
         delivery, outcome = over.delivery, over.outcome
-        attempt = Attempt(self._schedule.clock() - over.duration, over.duration, outcome.status, outcome.error)
-        self.history.keep_bytes(attempt, outcome)
+        began = self._schedule.clock() - over.duration
+        attempt = Attempt(began, over.duration, outcome.status, outcome.error, outcome)
+        self.history.keep_bytes(attempt)
         delivery.add(attempt)
         success = outcome.error is None and 200 <= outcome.status < 300
         self._endpoints.finish(over.endpoint, delivery, success, over.duration)
@@ -412,37 +411,9 @@ class Dispatcher:
         again = f", next attempt in {max(0.0, delivery.due - self._schedule.clock()):.0f} s" if delivery.due else ""
         self._log(f"{delivery.message.event} -> {delivery.url}: {outcome}, {delivery.state}{again}")
 
-    # Asking
-
-    def deliveries(self, matches: Callable[[Delivery], bool], limit: int, message_id: str = "") -> list[Delivery]:
-        """The newest `limit` deliveries that match, newest first; of one message, if its id is given."""
-        with self.changed:
-            return self.history.newest(matches, limit, message_id)
-
     def counts(self) -> dict[str, int]:
         """How many deliveries wait and are under way."""
         return {"waiting": self.history.waiting, "under_way": self._endpoints.under_way}
-
-    def wait(self, deliveries: Iterable[Delivery], seconds: float) -> bool:
-        """Wait for the first attempts of these; False when they take longer than `seconds`."""
-        left = deque(deliveries)
-
-        def is_over() -> bool:
-            while left and (left[0].attempts or left[0].state not in OPEN):
-                left.popleft()
-            return not left
-
-        with self.changed:
-            return self.changed.wait_for(is_over, seconds)
-
-    def changes(self, since: int, limit: int, seconds: float) -> tuple[int, list[Delivery]] | None:
-        """What has changed since a version, waiting up to `seconds` for it: the version after that, and the deliveries.
-
-        None when that was too long ago to be known, or when the dispatcher is closed.
-        """
-        with self.changed:
-            self.changed.wait_for(lambda: self.history.version != since or self._housekeeper.closed.is_set(), seconds)
-            return None if self._housekeeper.closed.is_set() else self.history.changes(since, limit)
 
     # Start and end
 
@@ -490,7 +461,6 @@ class Dispatcher:
         for sender in filter(Sender.is_alive, self._senders):
             sender.join()
         self._housekeeper.close()
-        with self.changed:
-            self.changed.notify_all()
+        self.history.close()
         self._journal.close()
         return self.history.waiting

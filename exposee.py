@@ -119,7 +119,7 @@ class Exposee:
         self._rules.limit(request)
         with refusals():
             deliveries = self._dispatcher.ping()
-        self._dispatcher.wait(deliveries, PING_SECONDS)
+        self._dispatcher.history.wait(deliveries, PING_SECONDS)
         newest = max((delivery.message for delivery in deliveries), key=lambda message: message.time, default=None)
         return self._outcome(request, "Ping", newest.id if newest else new_message_id(), deliveries)
 
@@ -185,7 +185,7 @@ class Exposee:
         def matches(delivery: Delivery) -> bool:
             return wanted.get("url") in (None, delivery.url) and wanted.get("state") in (None, delivery.state)
 
-        found = self._dispatcher.deliveries(matches, int(limit), wanted.get("message", ""))
+        found = self._dispatcher.history.newest(matches, int(limit), wanted.get("message", ""))
         return Answer(200, {"deliveries": [delivery.to_json() for delivery in found]})
 
     def delivery(self, request: Request) -> Answer:
@@ -214,7 +214,7 @@ class Exposee:
         try:
             yield b""
             yield b"retry: 1000\n\n"  # milliseconds until a browser comes back after a dropped connection
-            while changes := self._dispatcher.changes(version, STREAM_BATCH, STREAM_BEAT):
+            while changes := self._dispatcher.history.changes(version, STREAM_BATCH, STREAM_BEAT):
                 version, deliveries = changes
                 lines = [f"event: delivery\ndata: {json.dumps(delivery.to_json())}\n\n" for delivery in deliveries]
                 yield "".join(lines).encode() or b": nothing new\n\n"
@@ -237,7 +237,7 @@ class Exposee:
         if not self._waiting.acquire(blocking=False):
             return False  # a preference may be ignored (RFC 7240, 2)
         try:
-            return self._dispatcher.wait(deliveries, seconds)
+            return self._dispatcher.history.wait(deliveries, seconds)
         finally:
             self._waiting.release()
 
@@ -350,9 +350,9 @@ def show_attempt(printer: terminal.Printer) -> Callable[[Delivery, Attempt], Non
 
     def show(delivery: Delivery, attempt: Attempt) -> None:
         title = f"--- attempt {delivery.count} of {delivery.id}: we call {delivery.url}"
-        request, response = attempt.request or b"", attempt.response or b""
         ending = f": {attempt.error}" if attempt.error else ""
-        printer.show(title + ending, ("> ", request, None), ("< ", response, attempt.received))
+        if exchange := attempt.exchange:
+            printer.show(title + ending, ("> ", exchange.request, None), ("< ", exchange.response, exchange.received))
 
     return show
 

@@ -6,12 +6,13 @@ It is in memory only and within limits; after a restart it is made anew from the
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from client import Exchange
-from messages import OPEN, PENDING, PING, Attempt, Delivery, Message, delivery_record, message_record, restore
+from messages import OPEN, PENDING, PING, Attempt, Delivery, Message
+from records import message_of, restore
 
 MAX_OVER = 10_000  # deliveries that are over and remembered
 MAX_PAST = 16_777_216  # bytes of the messages that are remembered only
@@ -21,13 +22,14 @@ CHANGES = 20_000  # changes that a subscriber may be behind
 
 
 class History:
-    """Messages and their deliveries, guarded by the dispatcher's lock. Plain counters may be read without it.
+    """Messages and their deliveries. The condition's lock guards them; plain counters may be read without it.
 
     `waiting` is how many deliveries are not over, `bodies` how many bytes the messages have that wait for them,
     `rounds` how many rounds of pings, `version` how many changes there have been.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, condition: threading.Condition) -> None:
+        self._condition, self._closed = condition, False
         self.waiting = self.bodies = self.rounds = self.version = 0
         self._messages: dict[str, Message] = {}  # oldest first
         self._over: OrderedDict[Delivery, None] = OrderedDict()  # in the order in which they ended
@@ -93,33 +95,60 @@ class History:
             if self._pings.get(old.url) is old:
                 del self._pings[old.url]
 
-    def keep_bytes(self, attempt: Attempt, exchange: Exchange) -> None:
-        """Remember what passed in an attempt, at the expense of the oldest ones."""
-        attempt.keep_bytes(exchange)
+    def keep_bytes(self, attempt: Attempt) -> None:
+        """Remember the bytes that passed in an attempt, at the expense of the oldest ones."""
         self._raw.append(attempt)
-        self._raw_bytes += len(exchange.request) + len(exchange.response)
+        self._raw_bytes += _size(attempt)
         while self._raw_bytes > MAX_RAW or len(self._raw) > RAW_ATTEMPTS:
             old = self._raw.popleft()
-            self._raw_bytes -= len(old.request or b"") + len(old.response or b"")
-            old.request = old.response = None
+            self._raw_bytes -= _size(old)
+            old.exchange = None
 
     def changed(self, delivery: Delivery) -> None:
         """Something about a delivery has changed."""
         self._changes.append(delivery)
         self.version += 1
 
-    # Asking
+    # Asking, each with the lock but for `find`
 
-    def changes(self, since: int, limit: int) -> tuple[int, list[Delivery]] | None:
-        """The deliveries of the first `limit` changes since a version, each once, and the version that they lead to.
+    def newest(self, matches: Callable[[Delivery], bool], limit: int, message_id: str = "") -> list[Delivery]:
+        """The newest `limit` deliveries that match, newest first; of one message, if its id is given."""
+        with self._condition:
+            one = self._messages.get(message_id)
+            messages = ([one] if one else []) if message_id else reversed(self._messages.values())
+            newest = (d for message in messages for d in reversed(message.deliveries))
+            return list(itertools.islice((d for d in newest if d is not None and matches(d)), limit))
 
-        None when there were more since than are remembered.
+    def wait(self, deliveries: Iterable[Delivery], seconds: float) -> bool:
+        """Wait for the first attempts of these; False when they take longer than `seconds`."""
+        left = deque(deliveries)
+
+        def is_over() -> bool:
+            while left and (left[0].attempts or left[0].state not in OPEN):
+                left.popleft()
+            return not left
+
+        with self._condition:
+            return self._condition.wait_for(is_over, seconds)
+
+    def changes(self, since: int, limit: int, seconds: float) -> tuple[int, list[Delivery]] | None:
+        """The deliveries of the first `limit` changes since a version, each once, and the version after these.
+
+        Waits up to `seconds` for a change. None when there were more than are remembered, and after `close`.
         """
-        start = len(self._changes) - (self.version - since)
-        if start < 0:
-            return None
-        found = list(itertools.islice(self._changes, start, start + limit))
-        return since + len(found), list(dict.fromkeys(found))
+        with self._condition:
+            self._condition.wait_for(lambda: self.version != since or self._closed, seconds)
+            start = len(self._changes) - (self.version - since)
+            if start < 0 or self._closed:
+                return None
+            found = list(itertools.islice(self._changes, start, start + limit))
+            return since + len(found), list(dict.fromkeys(found))
+
+    def close(self) -> None:
+        """End what `changes` is called for."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
 
     def find(self, delivery_id: str) -> Delivery | None:
         """The delivery with this id, if it is remembered."""
@@ -129,13 +158,6 @@ class History:
             return None
         delivery = message.deliveries[int(index)]
         return delivery if delivery is not None and delivery.id == delivery_id else None
-
-    def newest(self, matches: Callable[[Delivery], bool], limit: int, message_id: str) -> list[Delivery]:
-        """The newest `limit` deliveries that match, newest first; of one message, if its id is given."""
-        one = self._messages.get(message_id)
-        messages = ([one] if one else []) if message_id else reversed(self._messages.values())
-        newest = (d for message in messages for d in reversed(message.deliveries))
-        return list(itertools.islice((d for d in newest if d is not None and matches(d)), limit))
 
     def newest_ping(self, url: str) -> Delivery | None:
         return self._pings.get(url)
@@ -158,14 +180,10 @@ class History:
     def replay(self, record: dict[str, Any]) -> None:
         """Let what a record tells happen again. KeyError, TypeError, ValueError, AttributeError: it is not ours."""
         if "message" in record:
-            self._replay_message(record)
+            if record["message"] not in self._messages:
+                self.add(message_of(record), record["urls"])
         elif delivery := self.find(record["delivery"]):  # else it is forgotten
             self._replay_delivery(delivery, record)
-
-    def _replay_message(self, record: dict[str, Any]) -> None:
-        if record["message"] not in self._messages:
-            message = Message(record["message"], record["event"], float(record["time"]), record["body"].encode())
-            self.add(message, record["urls"])
 
     def _replay_delivery(self, delivery: Delivery, record: dict[str, Any]) -> None:
         if delivery in self._over:
@@ -175,14 +193,5 @@ class History:
             self._end(delivery, delivery.state)
 
 
-def records(messages: list[Message], over: list[Delivery]) -> Iterator[bytes]:
-    """The records of all that is worth keeping, for a journal that starts anew.
-
-    Called without the lock: a delivery that changes meanwhile has a note of its own, which comes later in the journal.
-    """
-    ended = set(over)
-    for message in messages:
-        deliveries = list(message.deliveries)
-        yield message_record(message, [delivery.url if delivery else "" for delivery in deliveries])
-        yield from (delivery_record(delivery) for delivery in deliveries if delivery and delivery not in ended)
-    yield from map(delivery_record, over)
+def _size(attempt: Attempt) -> int:
+    return len(attempt.exchange.request) + len(attempt.exchange.response) if attempt.exchange else 0

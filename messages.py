@@ -1,4 +1,4 @@
-"""What is delivered: messages, deliveries, attempts, how they are signed, and how the journal writes them down.
+"""What is delivered: messages, deliveries, attempts, and how they are signed.
 
 A *message* is one occurrence of an event, a *delivery* is one message for one URL, an *attempt* is one HTTP request
 of it. Here is what they are; delivery.py decides what happens to them.
@@ -36,32 +36,27 @@ OPEN = (PENDING, DELIVERING, RETRYING)
 
 class Attempt:
     """One HTTP request of a delivery. `time` is when it began (Unix), `duration` in seconds; `error` is None
-    exactly when a whole answer came. `request` and `response` are bytes, or None when they are gone."""
+    exactly when a whole answer came. `exchange` has the bytes that passed, until they are forgotten."""
 
-    __slots__ = ("time", "duration", "status", "error", "request", "response", "received")
+    __slots__ = ("time", "duration", "status", "error", "exchange")
 
-    def __init__(self, started: float, duration: float, status: int, error: str | None) -> None:
-        self.time, self.duration, self.status, self.error = started, duration, status, error
-        self.request: bytes | None = None
-        self.response: bytes | None = None
-        self.received = 0
-
-    def keep_bytes(self, exchange: Exchange) -> None:
-        """Remember what passed."""
-        self.request, self.response, self.received = exchange.request, exchange.response, exchange.received
+    def __init__(
+        self, time: float, duration: float, status: int, error: str | None, exchange: Exchange | None = None
+    ) -> None:
+        self.time, self.duration, self.status, self.error, self.exchange = time, duration, status, error, exchange
 
     def to_json(self) -> dict[str, Any]:
-        request, response = self.request, self.response  # another thread may let go of them meanwhile
-        gone = "the bytes of this attempt are no longer kept" if request is None else None
+        exchange = self.exchange  # another thread may let go of it meanwhile
+        received = exchange.received if exchange else 0
         return {
             "time": iso(self.time),
             "duration": round(self.duration, 6),
             **({"error": self.error} if self.error else {}),
             **({"status": self.status} if self.status else {}),
-            "request": request.decode("latin-1") if request is not None else None,
-            "response": response.decode("latin-1") if response is not None else None,
-            **({"response_bytes": self.received} if self.received > KEPT_RESPONSE else {}),
-            **({"gone": gone} if gone else {}),
+            "request": exchange.request.decode("latin-1") if exchange else None,
+            "response": exchange.response.decode("latin-1") if exchange else None,
+            **({"response_bytes": received} if received > KEPT_RESPONSE else {}),
+            **({} if exchange else {"gone": "the bytes of this attempt are no longer kept"}),
         }
 
 
@@ -154,12 +149,12 @@ def iso(seconds: float) -> str:
 # --- what is sent -----------------------------------------------------------------------------------------------------
 
 
-_to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each call
+to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each call
 
 
 def body_of(event: str, data: bytes) -> bytes:
     """The body of an event's deliveries: exactly these two members. `data` is JSON, sent as it is spelled."""
-    return b'{"event": %b, "data": %b}' % (_to_json(event).encode(), data)
+    return b'{"event": %b, "data": %b}' % (to_json(event).encode(), data)
 
 
 def request(head: bytes, message: Message, timestamp: int, secret: str | None) -> bytes:
@@ -201,44 +196,3 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> bytes:
     standard = base64.b64encode(hmac.digest(signing_key(secret), content, "sha256"))
     github = hmac.digest(secret.encode(), body, "sha256").hex()
     return b"webhook-signature: v1," + standard + b"\r\nX-Hub-Signature-256: sha256=" + github.encode() + b"\r\n"
-
-
-# --- the journal's two kinds of records: a message with its URLs, and the whole state of a delivery -------------------
-
-
-def message_record(message: Message, urls: list[str]) -> bytes:
-    """A message and its URLs. An empty URL stands for a delivery that is forgotten."""
-    body = _to_json(message.body.decode())  # as a text: what is sent again are the same bytes
-    return (
-        f'{{"message": "{message.id}", "event": "{message.event}", "time": {message.time!r}, '
-        f'"urls": {json.dumps(urls)}, "body": {body}}}\n'
-    ).encode()
-
-
-def delivery_record(delivery: Delivery, state: str = "", manual: bool = False) -> bytes:
-    """Where a delivery stands, or will stand when `state` is given. The last record of a delivery counts.
-
-    Put together by hand, which takes a third of json.dumps' time: there is one for each delivery.
-    """
-    state = state or (PENDING if delivery.state == DELIVERING else delivery.state)
-    more = ', "manual": true' if manual or delivery.manual else ""
-    more += ', "confirmed": true' if delivery.confirmed else ""
-    more += f', "error": {json.dumps(delivery.error)}' if delivery.error and not manual else ""
-    attempts = ""
-    for a in delivery.attempts:
-        error = json.dumps(a.error) if a.error else "null"
-        attempts += f", [{a.time!r}, {a.duration:.6f}, {a.status}, {error}]"
-    return (
-        f'{{"delivery": "{delivery.id}", "state": "{state}", "due": {delivery.due!r}, "tries": {delivery.tries}, '
-        f'"count": {delivery.count}{more}, "attempts": [{attempts[2:]}]}}\n'
-    ).encode()
-
-
-def restore(delivery: Delivery, record: dict[str, Any]) -> None:
-    """Let a delivery stand where its record says. KeyError, TypeError, ValueError: it is no record of ours."""
-    if record["state"] not in STATES:
-        raise ValueError("an unknown state")
-    delivery.attempts = tuple(Attempt(*values) for values in record["attempts"])
-    delivery.due, delivery.tries, delivery.count = float(record["due"]), int(record["tries"]), int(record["count"])
-    delivery.error, delivery.state = record.get("error"), record["state"]
-    delivery.manual, delivery.confirmed = record.get("manual", False), record.get("confirmed", False)
