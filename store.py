@@ -43,7 +43,8 @@ class _Snapshot:
         return any(url in urls for urls in self.lines.values())
 
     def secret(self, url: str) -> str | None:
-        return self.secrets.get(url) if self.has(url) else None
+        secret = self.secrets.get(url)
+        return secret if secret and self.has(url) else None
 
     def count(self) -> int:
         return sum(map(len, self.lines.values()))
