@@ -303,7 +303,10 @@ class Dispatcher:
     def turn(self, over: list[InFlight], room: int) -> list[tuple[Endpoint, Delivery]]:
         version = self.history.version
         for attempt in over:
-            self._settle(attempt)
+            try:
+                self._settle(attempt)
+            except Exception as error:  # a bug must not lose the other outcomes
+                self.report(error)
         now = self._schedule.monotonic()
         while self._endpoints.due() <= now:
             self._retry(self._endpoints.pop_due(), now)
