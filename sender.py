@@ -136,7 +136,7 @@ class Sender:
             attempt = InFlight(endpoint, delivery, generator, began)
             self._under_way[attempt] = began + self._timeout
             self._resume(attempt)
-        return min(until, self._until)
+        return self._clock() if self._over else min(until, self._until)  # it may be over without having waited
 
     def _room(self) -> int:
         """How many attempts to begin now: none until half of a batch has been answered, or has had its time."""
