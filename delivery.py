@@ -367,7 +367,7 @@ class Dispatcher:
             self._finish(endpoints, delivery, FAILED)
         elif delivery.manual and delivery.due:
             delivery.state, delivery.manual = RETRYING, False  # as planned before
-        elif delivery.manual or delivery.message.event == PING or delivery.tries == len(self._schedule.delays):
+        elif delivery.manual or delivery.message.event == PING or delivery.tries >= len(self._schedule.delays):
             self._finish(endpoints, delivery, FAILED)
         elif not self._store.registered(delivery.url, delivery.message.event):
             self._finish(endpoints, delivery, CANCELLED)
