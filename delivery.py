@@ -365,12 +365,14 @@ class Dispatcher:
             self._gone[delivery.url] = None
             self._housekeeper.wake()
             self._finish(endpoints, delivery, FAILED)
-        elif delivery.manual and delivery.due:
-            delivery.state, delivery.manual = RETRYING, False  # as planned before
-        elif delivery.manual or delivery.message.event == PING or delivery.tries >= len(self._schedule.delays):
+        elif delivery.message.event == PING or delivery.manual and not delivery.due:
             self._finish(endpoints, delivery, FAILED)
         elif not self._store.registered(delivery.url, delivery.message.event):
             self._finish(endpoints, delivery, CANCELLED)
+        elif delivery.manual:
+            delivery.state, delivery.manual = RETRYING, False  # as planned before
+        elif delivery.tries >= len(self._schedule.delays):
+            self._finish(endpoints, delivery, FAILED)
         else:
             delay = self._schedule.delay(delivery.tries, outcome.head)
             delivery.tries += 1
