@@ -297,6 +297,7 @@ class Dispatcher:
     # What the senders ask; see sender.Decisions
 
     def turn(self, endpoints: Endpoints, over: list[InFlight], room: int) -> list[tuple[Endpoint, Delivery]]:
+        version = self._history.version
         for attempt in over:
             self._settle(endpoints, attempt)
         now = self._schedule.monotonic()
@@ -313,7 +314,7 @@ class Dispatcher:
                 self._end(delivery, CANCELLED, "unregistered")
                 endpoints.finish(endpoint, False, 0.0)
                 self._forget(endpoints, endpoint)
-        if over or claimed:
+        if self._history.version != version:
             self.changed.notify_all()
         return claimed
 
