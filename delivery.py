@@ -248,7 +248,7 @@ class Dispatcher:
         """Cancel what waits for a URL, except for what it is registered for: that may have been registered anew."""
         endpoints, orphans = self._endpoints(url), self._orphans.pop(url, [])
         endpoint = endpoints.get(url)
-        waiting = [d for d in (*endpoint.planned(), *orphans) if d.state in (PENDING, RETRYING)]
+        waiting = [d for d in (*endpoint.planned(), *endpoints.rushed(url), *orphans) if d.state in (PENDING, RETRYING)]
         gone = {d for d in waiting if concerns(d) and not self._store.registered(url, d.message.event)}
         if left := [delivery for delivery in orphans if delivery not in gone]:
             self._orphans[url] = left
@@ -306,12 +306,13 @@ class Dispatcher:
         claimed: list[tuple[Endpoint, Delivery]] = []
         while len(claimed) < room and (taken := endpoints.take()):
             endpoint, delivery = taken
-            if self._is_wanted(delivery):
+            if delivery.state == PENDING and self._is_wanted(delivery):
                 delivery.state = DELIVERING
                 self._history.changed(delivery)
                 claimed.append(taken)
-            else:  # it was unregistered between the trigger and now
-                self._end(delivery, CANCELLED, "unregistered")
+            else:
+                if delivery.state == PENDING:  # it was unregistered between the trigger and now
+                    self._end(delivery, CANCELLED, "unregistered")
                 endpoints.finish(endpoint, False, 0.0)
                 self._forget(endpoints, endpoint)
         if self._history.version != version:
@@ -323,7 +324,7 @@ class Dispatcher:
             delivery.state, delivery.due = PENDING, 0.0
             endpoints.add(delivery)
             self._history.changed(delivery)
-        else:  # an attempt by hand is under way: what comes of it decides
+        elif delivery.state in OPEN:  # an attempt by hand is under way or about to be: what comes of it decides
             endpoints.postpone(delivery, now + 1.0)
 
     def _is_wanted(self, delivery: Delivery) -> bool:

@@ -68,6 +68,10 @@ class Endpoints:
             endpoint = self._usual[url] = Endpoint(url)
         return endpoint
 
+    def rushed(self, url: str) -> list[Delivery]:
+        """The pings and redeliveries that wait for their turn."""
+        return list(self._urgent[url].waiting) if url in self._urgent else []
+
     def forget(self, endpoint: Endpoint) -> None:
         """Let go of an endpoint that has nothing to do."""
         if not (endpoint.waiting or endpoint.retrying or endpoint.under_way):
