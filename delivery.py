@@ -169,6 +169,8 @@ class Dispatcher:
                 raise NotPossible(f"an attempt of {delivery.id} is under way or about to be")
             if not self._store.has(delivery.url):
                 raise NotPossible(f"{delivery.url} is no longer registered")
+            if delivery.state == RETRYING and not self._is_wanted(delivery):
+                raise NotPossible(f"{delivery.url} is no longer registered for {delivery.message.event}")
             record = delivery_record(delivery, redeliver=True)
         self._journal.commit(record, lambda: self._redeliver(delivery))
 
