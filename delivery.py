@@ -270,31 +270,32 @@ class Dispatcher:
 
     def keep_house(self) -> bool:
         """What blocks, and no sender may do; called about once a second. False when the disk has refused."""
-        if self._gone:
-            self._unregister_gone()
+        unregistered = self._unregister_gone() if self._gone else True
         self._store.repair()
         self._journal.compact(self._records)
-        return self._journal.flush()
+        return self._journal.flush() and unregistered
 
     def _records(self) -> Iterator[bytes]:
         with self.changed:
             messages, over = self._history.snapshot()
         return records(messages, over)
 
-    def _unregister_gone(self) -> None:
+    def _unregister_gone(self) -> bool:
         """Unregister all URLs that answered 410 with one replacement of webhooks.json, and cancel what waits for them."""
         with self.changed:
             gone = list(self._gone)
         try:
             self._store.unregister_urls(gone)
         except StoreError as error:
-            return self._log(f"{len(gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
+            self._log(f"{len(gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
+            return False
         with self.changed:
             for url in gone:
                 self._gone.pop(url, None)
                 count = self._cancel(url, lambda delivery: True)
                 self._log(f"{url} answered 410 Gone: unregistered" + (f", {count} waiting cancelled" if count else ""))
             self.changed.notify_all()
+        return True
 
     # What the senders ask; see sender.Decisions
 
@@ -448,8 +449,8 @@ class Dispatcher:
         None when that was too long ago to be known, or when the dispatcher is closed.
         """
         with self.changed:
-            self.changed.wait_for(lambda: self._history.version != since or self._housekeeper.closed, seconds)
-            return None if self._housekeeper.closed else self._history.changes(since, limit)
+            self.changed.wait_for(lambda: self._history.version != since or self._housekeeper.closed.is_set(), seconds)
+            return None if self._housekeeper.closed.is_set() else self._history.changes(since, limit)
 
     # Start and end
 

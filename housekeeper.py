@@ -16,7 +16,7 @@ class Housekeeper:
     def __init__(self, work: Callable[[], bool], log: Callable[[str], None]) -> None:
         self._work, self._log = work, log
         self._stir = threading.Event()
-        self.closed = False
+        self.closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
 
     def start(self) -> None:
@@ -27,21 +27,24 @@ class Housekeeper:
 
     def close(self) -> None:
         """Do what is left, and end."""
-        self.closed = True
+        self.closed.set()
         self._stir.set()
         if self._thread.is_alive():
             self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
-        while not self.closed:
-            self._stir.wait(self._do())
+        while not self.closed.is_set():
+            if self._do():
+                self._stir.wait(FLUSH_SECONDS)
+            else:
+                self.closed.wait(PAUSE_SECONDS)
             self._stir.clear()
         self._do()
 
-    def _do(self) -> float:
-        """Work; the seconds until it is to be done again."""
+    def _do(self) -> bool:
+        """Work; False when it is not to be tried again at once."""
         try:
-            return FLUSH_SECONDS if self._work() else PAUSE_SECONDS
+            return self._work()
         except Exception as error:  # a bug, or a disk that fails: deliveries must go on
             self._log(f"an error on our side: {error!r}")
-            return PAUSE_SECONDS
+            return False
