@@ -281,17 +281,15 @@ class Dispatcher:
         return records(messages, over)
 
     def _unregister_gone(self) -> bool:
-        """Unregister all URLs that answered 410 with one replacement of webhooks.json, and cancel what waits for them."""
-        with self.changed:
-            gone = list(self._gone)
+        """Unregister all URLs that answered 410 with one replacement of webhooks.json; cancel what waits for them."""
         try:
-            self._store.unregister_urls(gone)
+            self._store.unregister_urls(self._gone)  # which reads them when it is its turn to write
         except StoreError as error:
-            self._log(f"{len(gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
+            self._log(f"{len(self._gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
             return False
         with self.changed:
-            for url in gone:
-                self._gone.pop(url, None)
+            for url in [url for url in self._gone if not self._store.has(url)]:
+                del self._gone[url]
                 count = self._cancel(url, lambda delivery: True)
                 self._log(f"{url} answered 410 Gone: unregistered" + (f", {count} waiting cancelled" if count else ""))
             self.changed.notify_all()

@@ -114,7 +114,7 @@ class WebhookStore:
         return removed
 
     def unregister_urls(self, urls):  # type: ignore
-        for url in urls:
+        for url in list(urls):
             self.unregister_all(url)
 
     def repair(self) -> None:
