@@ -478,7 +478,9 @@ class Dispatcher:
         elif delivery.manual:
             endpoints.rush(delivery)
             if delivery.due:
-                endpoints.postpone(delivery, self._schedule.monotonic() + self._schedule.left(delivery.due))
+                left = self._schedule.left(delivery.due)
+                delivery.due = self._schedule.clock() + left
+                endpoints.postpone(delivery, self._schedule.monotonic() + left)
         else:
             endpoints.add(delivery)
 
