@@ -257,7 +257,7 @@ class Dispatcher:
         for delivery in gone:
             self._end(delivery, CANCELLED, "unregistered")
         endpoints.withdraw(endpoint, gone)
-        self._forget(endpoints, endpoint)
+        self._forget(endpoints, url)
         return len(gone)
 
     def registered(self, url: str) -> None:
@@ -315,7 +315,7 @@ class Dispatcher:
                 if delivery.state == PENDING:  # it was unregistered between the trigger and now
                     self._end(delivery, CANCELLED, "unregistered")
                 endpoints.finish(endpoint, False, 0.0)
-                self._forget(endpoints, endpoint)
+                self._forget(endpoints, endpoint.url)
         if self._history.version != version:
             self.changed.notify_all()
         return claimed
@@ -359,7 +359,7 @@ class Dispatcher:
         else:
             self._failed(endpoints, delivery, outcome)
         self._changed(delivery)
-        self._forget(endpoints, over.endpoint)
+        self._forget(endpoints, over.endpoint.url)
         self._log_attempt(delivery, attempt)
         self._show(delivery, attempt)
 
@@ -400,9 +400,9 @@ class Dispatcher:
         self._journal.note(delivery, delivery_record(delivery))
         self._history.changed(delivery)
 
-    def _forget(self, endpoints: Endpoints, endpoint: Endpoint) -> None:
-        if not self._store.has(endpoint.url):
-            endpoints.forget(endpoint)
+    def _forget(self, endpoints: Endpoints, url: str) -> None:
+        if not self._store.has(url):
+            endpoints.forget(endpoints.get(url))
 
     def _log_attempt(self, delivery: Delivery, attempt: Attempt) -> None:
         outcome = attempt.error or f"{attempt.status} in {attempt.duration * 1000:.0f} ms"
