@@ -145,6 +145,10 @@ class Endpoints:
         """See that the endpoint is looked at when its first retry is due."""
         if endpoint.retrying:
             heapq.heappush(self._due, (endpoint.retrying[0][0], next(self._numbers), endpoint))
+        if len(self._due) > 2 * len(self._usual) + 64:  # most of them stand for what was withdrawn
+            first = [(it.retrying[0][0], it) for it in self._usual.values() if it.retrying]
+            self._due = [(due, next(self._numbers), it) for due, it in first]
+            heapq.heapify(self._due)
 
     def due(self) -> float:
         """The time when the next retry is due (monotonic), infinity without any."""
