@@ -300,7 +300,10 @@ class Dispatcher:
     def turn(self, endpoints: Endpoints, over: list[InFlight], room: int) -> list[tuple[Endpoint, Delivery]]:
         version = self._history.version
         for attempt in over:
-            self._settle(endpoints, attempt)
+            try:
+                self._settle(endpoints, attempt)
+            except Exception as error:  # a bug must not lose the other outcomes
+                self.report(error)
         now = self._schedule.monotonic()
         while endpoints.due() <= now:
             self._retry(endpoints, endpoints.pop_due(), now)
