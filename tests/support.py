@@ -318,7 +318,7 @@ class Desk:
         self.sent: queue.Queue[Sent] = queue.Queue()
         self.log: list[str] = []
         more = {"clock": self.clock, "monotonic": self.clock, "chance": lambda: 0.5, "log": self.log.append}
-        self.options = {**more, **options, "exchanging": self._exchange}
+        self.options = {**more, "exchanging": self._exchange, **options}
         self.open(folder)
         for url in urls:
             self.register(url, EVENT)
