@@ -61,7 +61,7 @@ STREAM_BATCH = 500  # changes that a stream tells of at once
 STREAM_PAUSE = 0.1  # seconds between two looks at what has changed: no eye is faster
 STREAM_BEAT = 10.0  # seconds without news after which a stream says that it is still there
 PAGE = Path(__file__).with_name("console.html")
-JOURNAL = Path("deliveries.jsonl")  # beside the store
+JOURNAL = Path("deliveries.jsonl")  # beside the store, after its name: webhooks.deliveries.jsonl
 
 
 class Exposee:
@@ -424,7 +424,7 @@ def build(
     guard = Guard(options.allow_private)
     store = WebhookStore(options.store, url_problem)
     files.callback(store.close)
-    journal = Journal(options.store.with_name(JOURNAL.name))
+    journal = Journal(options.store.with_suffix(f".{JOURNAL}"))
     files.callback(journal.close)
     dispatcher = Dispatcher(
         store,
