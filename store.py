@@ -113,7 +113,7 @@ class WebhookStore:
         removed: int = self._change(lambda: self._apply_unregister(url, list(self._by_url.get(url, ())), _anyone))
         return removed
 
-    def unregister_urls(self, urls):  # type: ignore
+    def unregister_urls(self, urls: Iterable[str]) -> None:
         for url in list(urls):
             self.unregister_all(url)
 

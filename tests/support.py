@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = 3.0  # that anything which must happen may take; nothing waits this long when all is well
+SECONDS = 10.0  # that anything which must happen may take; nothing waits this long when all is well
 
 sys.path.insert(0, str(ROOT))
 

@@ -94,6 +94,28 @@ def test_the_first_line_is_the_url_whatever_waits(tmp_path: Path, listener: List
             exposee.process.kill()
 
 
+def test_what_was_cancelled_is_not_sent_after_a_kill_when_it_is_registered_again(tmp_path: Path) -> None:
+    with Listener(b"HTTP/1.1 503 -\r\nContent-Length: 0\r\n\r\n") as receiver:
+        write_store(tmp_path, receiver.url())
+        body = json.dumps({"url": receiver.url(), "event": EVENT}).encode()
+        options = ("exposee.py", "--port", "0", "--retry-schedule", "1")
+        with Program(*options, cwd=tmp_path) as exposee, Client(port_of(exposee)) as client:
+            assert client.ask(trigger("cancelled")).status == 202
+            exposee.wait_for("retrying")
+            receiver.next()
+            assert client.ask(request("DELETE", "/webhooks/unregister", body)).status == 200
+            exposee.process.kill()
+        receiver.answer = NO_CONTENT
+        with Program(*options, cwd=tmp_path) as exposee, Client(port_of(exposee)) as client:
+            again = json.dumps({"url": receiver.url(), "event_types": [EVENT]}).encode()
+            assert client.ask(request("POST", "/webhooks/register", again)).status == 200
+            threading.Event().wait(1.5)  # the retry would have been due
+            assert client.ask(trigger("another")).status == 202
+            assert b"another" in receiver.next()
+            assert exposee.stop() == 0
+            assert " 0 deliveries wait in " in exposee.lines[-1]
+
+
 # --- stopping with a backlog -----------------------------------------------------------------------------------------
 
 

@@ -29,6 +29,7 @@ from typing import Any
 import pytest
 from support import (
     EVENT,
+    JOURNAL,
     OTHER,
     SECONDS,
     Blocking,
@@ -274,24 +275,16 @@ def test_without_a_secret_nothing_is_signed(desk: Desk) -> None:
     assert not {"webhook-signature", "x-hub-signature-256"} & fields(desk.next_sent().request).keys()
 
 
-# --- a Unix clock that is wrong -------------------------------------------------------------------------------------
-
-
-class TwoClocks:
-    """Options of a Desk whose Unix time steps while its monotonic time, the Desk's clock, does not."""
-
-    def __init__(self) -> None:
-        self.unix = Clock()
-        self.options = {"clock": self.unix}
+# --- a Unix clock that is wrong: a Desk whose `clock` is not its monotonic one --------------------------------------
 
 
 @pytest.mark.parametrize("step", [YEAR, 3 * 86_400.0, -YEAR])
 def test_a_step_of_the_unix_clock_neither_hurries_nor_delays_a_retry(tmp_path: Path, step: float) -> None:
-    clocks = TwoClocks()
-    with Desk(tmp_path, URL, **clocks.options) as desk:
+    unix = Clock()
+    with Desk(tmp_path, URL, clock=unix) as desk:
         desk.answer = exchange(503)
         delivery = desk.settled(desk.trigger())
-        clocks.unix.now += step
+        unix.now += step
         desk.turn()
         assert (delivery.state, delivery.count) == (RETRYING, 1), "a step made it due"
         desk.pass_time(5.01)
@@ -308,15 +301,15 @@ def test_a_retry_that_was_planned_under_a_clock_that_was_ahead_waits_for_a_day_o
     tmp_path: Path, ahead: float
 ) -> None:
     """The journal has Unix times, and the clock may have been put right before the start."""
-    clocks = TwoClocks()
-    clocks.unix.now += ahead
-    with Desk(tmp_path, URL, **clocks.options) as desk:
+    unix = Clock()
+    unix.now += ahead
+    with Desk(tmp_path, URL, clock=unix) as desk:
         desk.answer = exchange(503)
         delivery = desk.settled(desk.trigger())
         desk.stop()
-        clocks.unix.now -= ahead
+        unix.now -= ahead
         desk.open(desk.folder)
-        assert 0 < desk.find(delivery).due - clocks.unix.now <= MAX_RETRY_AFTER * (1 + JITTER)
+        assert 0 < desk.find(delivery).due - unix.now <= MAX_RETRY_AFTER * (1 + JITTER)
         assert desk.find(delivery).state == RETRYING
         desk.pass_time(MAX_RETRY_AFTER * (1 + JITTER) + 1)
         assert desk.settled(delivery, 2).state == RETRYING
@@ -325,19 +318,19 @@ def test_a_retry_that_was_planned_under_a_clock_that_was_ahead_waits_for_a_day_o
 def test_a_redelivery_of_one_that_was_planned_under_a_wrong_clock_shows_no_due_time_that_is_none(
     tmp_path: Path,
 ) -> None:
-    clocks, blocking = TwoClocks(), Blocking()
-    clocks.unix.now += YEAR
-    with Desk(tmp_path, URL, **clocks.options) as desk, held(blocking):
+    unix, blocking = Clock(), Blocking()
+    unix.now += YEAR
+    with Desk(tmp_path, URL, clock=unix) as desk, held(blocking):
         desk.answer = exchange(503)
         delivery = desk.settled(desk.trigger())
         desk.answer = blocking
         desk.dispatcher.redeliver(delivery)
         desk.under_way(delivery)
         files = desk.copy(tmp_path / "later")
-    clocks.unix.now -= YEAR
-    with Desk(files, answer=exchange(503), **clocks.options) as desk:
+    unix.now -= YEAR
+    with Desk(files, answer=exchange(503), clock=unix) as desk:
         found = desk.settled(delivery, 2)
-        assert found.state == RETRYING and found.due - clocks.unix.now <= MAX_RETRY_AFTER * (1 + JITTER)
+        assert found.state == RETRYING and found.due - unix.now <= MAX_RETRY_AFTER * (1 + JITTER)
 
 
 # --- 410 Gone -------------------------------------------------------------------------------------------------------
@@ -367,7 +360,9 @@ def test_410_fails_the_delivery_unregisters_the_url_and_cancels_its_others(desk:
     eventually(lambda: counts(desk) == (1, 0))  # only the first one of SECOND, which is retrying
 
 
-def test_urls_that_answer_410_are_unregistered_together_while_others_are_sent_to(tmp_path: Path) -> None:
+def test_urls_that_answer_410_are_unregistered_together_while_others_are_sent_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An unregistration waits for the disk: no sender does."""
     urls = [f"http://{number}.test/" for number in range(50)]
     entered, gate = threading.Event(), threading.Event()
@@ -380,7 +375,7 @@ def test_urls_that_answer_410_are_unregistered_together_while_others_are_sent_to
             assert gate.wait(SECONDS)
             return unregister_urls(gone)
 
-        desk.store.unregister_urls = slow_disk  # type: ignore[method-assign,assignment]
+        monkeypatch.setattr(desk.store, "unregister_urls", slow_disk)
         desk.answer = lambda url: exchange(410) if url in urls else exchange()
         message = desk.accept()
         assert entered.wait(SECONDS)
@@ -394,7 +389,9 @@ def test_urls_that_answer_410_are_unregistered_together_while_others_are_sent_to
         assert len(replacements) <= 2, "each was unregistered alone"
 
 
-def test_a_url_that_answered_410_and_was_registered_again_stays_registered(tmp_path: Path) -> None:
+def test_a_url_that_answered_410_and_was_registered_again_stays_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its integrator was answered 200 after that 410: also when the unregistration is about to be written."""
     with Desk(tmp_path, URL) as desk:
         unregister_urls = desk.store.unregister_urls
@@ -403,7 +400,7 @@ def test_a_url_that_answered_410_and_was_registered_again_stays_registered(tmp_p
             desk.register(URL, EVENT)
             return unregister_urls(gone)
 
-        desk.store.unregister_urls = registered_first  # type: ignore[method-assign]
+        monkeypatch.setattr(desk.store, "unregister_urls", registered_first)
         desk.answer = exchange(410)
         desk.settled(desk.trigger())
         eventually(lambda: any("410" in line for line in desk.log))
@@ -413,7 +410,9 @@ def test_a_url_that_answered_410_and_was_registered_again_stays_registered(tmp_p
         assert desk.settled(desk.trigger()).state == DELIVERED
 
 
-def test_a_410_that_the_disk_refuses_to_unregister_is_tried_again_after_a_pause(tmp_path: Path) -> None:
+def test_a_410_that_the_disk_refuses_to_unregister_is_tried_again_after_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Desk(tmp_path, URL) as desk:
         unregister_urls, refused = desk.store.unregister_urls, threading.Event()
 
@@ -421,14 +420,14 @@ def test_a_410_that_the_disk_refuses_to_unregister_is_tried_again_after_a_pause(
             refused.set()
             raise StoreError("No space left on device")
 
-        desk.store.unregister_urls = refuse  # type: ignore[method-assign]
+        monkeypatch.setattr(desk.store, "unregister_urls", refuse)
         desk.answer = exchange(410)
         desk.settled(desk.trigger())
         assert refused.wait(SECONDS)
         assert not desk.dispatcher.keep_house(), "it would be tried again without a pause"
         assert any("could not be unregistered: No space" in line for line in desk.log)
         assert desk.settled(desk.trigger(), 0).state in (PENDING, CANCELLED), "it does not want to hear from us"
-        desk.store.unregister_urls = unregister_urls  # type: ignore[method-assign]
+        monkeypatch.setattr(desk.store, "unregister_urls", unregister_urls)
         assert desk.dispatcher.keep_house()
         assert not desk.store.has(URL)
 
@@ -480,7 +479,7 @@ def test_a_cancellation_is_on_the_disk_before_it_is_answered_and_stays_after_a_k
         os.fsync(descriptor)
         synced[:] = [journal.read_bytes()] if journal.exists() else []
 
-    journal, url = tmp_path / "webhooks.deliveries.jsonl", listener.url()
+    journal, url = tmp_path / JOURNAL, listener.url()
     listener.answer = b"HTTP/1.1 503 -\r\nContent-Length: 0\r\n\r\n"
     with Pair(tmp_path, fsync=fsync, schedule=(3_600,)) as pair:
         pair.register(url, EVENT)
@@ -564,7 +563,7 @@ def test_a_redelivery_that_waits_is_cancelled_once(
         assert counts(desk) == (0, 0)
 
 
-def test_a_delivery_that_ends_before_its_attempt_is_told_at_once(desk: Desk) -> None:
+def test_a_delivery_that_ends_before_its_attempt_is_told_at_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its URL was unregistered while it was being accepted: whoever waits for its first attempt waits for nothing."""
     urls_for = desk.store.urls_for
 
@@ -573,7 +572,7 @@ def test_a_delivery_that_ends_before_its_attempt_is_told_at_once(desk: Desk) -> 
         desk.store.unregister(URL, EVENT, lambda _: None)
         return urls
 
-    desk.store.urls_for = unregistered_meanwhile  # type: ignore[method-assign]
+    monkeypatch.setattr(desk.store, "urls_for", unregistered_meanwhile)
     delivery, began = desk.trigger(), time.monotonic()
     assert desk.dispatcher.wait([delivery], SECONDS)
     assert delivery.state == CANCELLED
@@ -605,13 +604,12 @@ def test_a_start_keeps_what_waits_for_a_webhook_that_is_gone_until_it_is_registe
 ) -> None:
     """An empty webhooks.json, say: only its owner knows whether that is meant."""
     blocking = Blocking(exchange(503))
-    with Desk(tmp_path, URL, SECOND) as desk:
-        with held(blocking):
-            desk.answer = exchange(503) if answer else blocking
-            deliveries = [d for d in desk.accept().deliveries if d is not None]
-            for delivery in deliveries:
-                desk.settled(delivery) if answer else desk.under_way(delivery)
-            files = desk.copy(tmp_path / "later") if not answer else tmp_path
+    with Desk(tmp_path, URL, SECOND) as desk, held(blocking):
+        desk.answer = exchange(503) if answer else blocking
+        deliveries = [d for d in desk.accept().deliveries if d is not None]
+        for delivery in deliveries:
+            desk.settled(delivery) if answer else desk.under_way(delivery)
+        files = tmp_path if answer else desk.copy(tmp_path / "later")
     (files / "webhooks.json").write_text("[]\n", "utf-8")
     with Desk(files) as desk:
         assert desk.dispatcher.orphans() == {URL: 1, SECOND: 1}
@@ -1038,7 +1036,9 @@ def test_two_who_ask_for_the_same_redelivery_at_once_leave_right_counts(desk: De
     assert counts(desk) == (0, 0)
 
 
-def test_a_redelivery_that_came_too_late_takes_no_retries_away_after_a_restart(desk: Desk) -> None:
+def test_a_redelivery_that_came_too_late_takes_no_retries_away_after_a_restart(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It was accepted when the retry had just become due: that was its attempt."""
     desk.answer = exchange(503)
     delivery = desk.settled(desk.trigger())
@@ -1052,7 +1052,7 @@ def test_a_redelivery_that_came_too_late_takes_no_retries_away_after_a_restart(d
 
     with held(blocking):
         desk.answer = blocking
-        desk.journal.commit = due_meanwhile  # type: ignore[method-assign]
+        monkeypatch.setattr(desk.journal, "commit", due_meanwhile)
         desk.dispatcher.redeliver(delivery)
     desk.settled(delivery, 2)
     desk.restart()
@@ -1182,7 +1182,12 @@ def test_a_housekeeper_pauses_after_the_disk_has_refused(monkeypatch: pytest.Mon
 def test_a_housekeeper_works_at_once_when_it_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: queue.Queue[int] = queue.Queue()
     monkeypatch.setattr(housekeeper, "FLUSH_SECONDS", 600.0)
-    keeper = Housekeeper(lambda: calls.put(1) is None, print)
+
+    def work() -> bool:
+        calls.put(1)
+        return True
+
+    keeper = Housekeeper(work, print)
     keeper.start()
     for _ in range(3):
         calls.get(timeout=SECONDS)
@@ -1208,8 +1213,10 @@ def test_a_housekeeper_says_what_went_wrong_and_goes_on(monkeypatch: pytest.Monk
     keeper.close()
 
 
-def test_notes_that_the_disk_refuses_are_kept_one_for_each_delivery(tmp_path: Path) -> None:
-    """However often a delivery changes meanwhile; and they are written when the disk is well again."""
+def test_however_often_a_delivery_changes_one_note_of_it_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal keeps the last note of each key: so a disk that refuses for hours costs no more memory."""
     with Desk(tmp_path, URL) as desk:
         desk.answer = exchange(503)
         delivery = desk.settled(desk.trigger())
@@ -1220,7 +1227,7 @@ def test_notes_that_the_disk_refuses_are_kept_one_for_each_delivery(tmp_path: Pa
             keys.add(key)
             note(key, record)
 
-        desk.journal.note = counted  # type: ignore[method-assign]
+        monkeypatch.setattr(desk.journal, "note", counted)
         for number in range(2, 10):
             desk.pass_time(86_400 * 1.3)
             desk.settled(delivery, number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import statistics
 import threading
@@ -246,7 +247,7 @@ def test_a_request_is_composed_once_per_attempt_and_not_before_there_is_a_connec
 
     with Desk(tmp_path, URL, exchanging=exchanging) as desk:
         secret = desk.store.secret
-        desk.store.secret = lambda url: composed.append(url) or secret(url)  # type: ignore[method-assign,func-returns-value]
+        desk.store.secret = lambda url: composed.append(url) or secret(url)  # type: ignore
         delivery = desk.under_way(desk.trigger())
         desk.turn()
         assert composed == []
@@ -364,13 +365,13 @@ def test_what_is_answered_during_a_shutdown_counts(tmp_path: Path, listener: Lis
         assert delivery.state == DELIVERED
 
 
-def test_no_thread_and_no_descriptor_is_left_after_the_end(tmp_path: Path, listener: Listener) -> None:
-    for number in range(5):
-        threads = threading.active_count()
-        with Desk(tmp_path, f"http://{number}.test/") as desk:
-            desk.settled(desk.trigger())
-            assert threading.active_count() > threads
-        eventually(lambda: threading.active_count() <= threads)
+def test_no_thread_and_no_descriptor_is_left_after_the_end(tmp_path: Path) -> None:
+    threads, descriptors = set(threading.enumerate()), set(os.listdir("/proc/self/fd"))
+    with Desk(tmp_path, URL) as desk:
+        desk.settled(desk.trigger())
+        assert {"sender", "housekeeper"} <= {thread.name for thread in set(threading.enumerate()) - threads}
+    assert not set(threading.enumerate()) - threads
+    assert len(set(os.listdir("/proc/self/fd")) - descriptors) <= 1  # the one of listdir
 
 
 # --- isolation, measured --------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import NO_CONTENT, ROOT, SECONDS, Client, Listener, Pair, Program, eventually, held, request
+from support import JOURNAL, NO_CONTENT, ROOT, SECONDS, Client, Listener, Pair, Program, eventually, held, request
 
 import exposee
 import server as server_module
@@ -413,7 +413,7 @@ def test_nothing_a_stranger_sends_forges_a_line_of_the_exposee(tmp_path: Path, r
         assert program.stop() == 0
     assert not [line for line in program.lines if not is_plain(line)]
     assert any(MARK in line for line in program.lines)
-    records = (tmp_path / "deliveries.jsonl").read_bytes().split(b"\n")
+    records = (tmp_path / JOURNAL).read_bytes().split(b"\n")
     assert records.pop() == b"" and all(isinstance(json.loads(record), dict) for record in records)
     assert not [record for record in records if record.startswith(MARK.encode())]
     webhooks = (tmp_path / "webhooks.json").read_bytes()
@@ -559,7 +559,7 @@ def test_secrets_and_tokens_are_shown_nowhere(tmp_path: Path, listener: Listener
         assert program.stop() == 0
         assert not found("\n".join(program.lines))
     files = [path for path in tmp_path.iterdir() if path.suffix != ".lock" and path.name != "webhooks.secrets.json"]
-    assert {"webhooks.json", "deliveries.jsonl"} <= {path.name for path in files}
+    assert {"webhooks.json", JOURNAL} <= {path.name for path in files}
     assert not [path for path in files if found(path.read_text())]
     if os.name == "posix":
         assert (tmp_path / "webhooks.secrets.json").stat().st_mode & 0o77 == 0
