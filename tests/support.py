@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import shutil
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 10.0  # that anything which must happen may take; nothing waits this long when all is well
@@ -20,12 +22,19 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "tools")]
 
 from addresses import Guard  # noqa: E402
 from checks import url_problem  # noqa: E402
-from delivery import PostOffice  # noqa: E402
+from client import Exchange  # noqa: E402
+from connections import Pool, Wait  # noqa: E402
+from delivery import Dispatcher  # noqa: E402
+from endpoints import Endpoint, Endpoints  # noqa: E402
 from exposee import Exposee  # noqa: E402
 from journal import Journal  # noqa: E402
+from messages import DELIVERING, Delivery, Message, body_of  # noqa: E402
+from sender import InFlight  # noqa: E402
 from server import Server  # noqa: E402
 from store import WebhookStore  # noqa: E402
-from transport import Transport  # noqa: E402
+
+JOURNAL = "webhooks.deliveries.jsonl"  # of a store with the name webhooks.json
+EVENT, OTHER = "payment_received", "invoice_completed"
 
 # --- a client that writes bytes -----------------------------------------------------------------------------
 
@@ -181,7 +190,7 @@ def read_request(file: IO[bytes]) -> bytes:
 class Pair:
     """An exposee on a free port, built as its main does; close it in the end.
 
-    Options go to PostOffice (schedule, timeout, clock, chance …); fsync, guard, token and event_types where they
+    Options go to Dispatcher (schedule, timeout, workers, clock …); fsync, guard, token and event_types where they
     belong.
     """
 
@@ -191,13 +200,13 @@ class Pair:
         front = {name: options.pop(name) for name in ("token", "event_types") if name in options}
         self.log: list[str] = []
         self.store = WebhookStore(folder / "webhooks.json", url_problem, **fsync)
-        self.journal = Journal(folder / "deliveries.jsonl", **fsync)
+        self.journal = Journal(folder / JOURNAL, **fsync)
         options.setdefault("log", self.log.append)
-        self.office = PostOffice(self.store, self.journal, Transport(guard), **options)
-        self.exposee = Exposee(self.store, self.office, guard=guard, **front)
+        self.dispatcher = Dispatcher(self.store, self.journal, guard, **options)
+        self.exposee = Exposee(self.store, self.dispatcher, guard=guard, **front)
         self.server = Server(("127.0.0.1", 0), self.exposee.routes)
         self.port, self.url = self.server.server_port, self.server.url
-        self.office.start()
+        self.dispatcher.start()
         self._thread = threading.Thread(target=self.server.run, daemon=True)
         self._thread.start()
 
@@ -222,7 +231,7 @@ class Pair:
     def close(self) -> int:
         self.server.stopping = True
         self._thread.join(SECONDS)
-        waiting = self.office.close()
+        waiting = self.dispatcher.close()
         self.store.close()
         return waiting
 
@@ -231,6 +240,191 @@ class Pair:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+# --- a dispatcher whose time and receivers belong to the test -----------------------------------------------------
+
+
+def exchange(status: int = 204, *fields: str, error: str | None = None) -> Exchange:
+    """What an attempt came to."""
+    head = "\r\n".join([f"HTTP/1.1 {status} -", *fields, ""]).encode() if status else b""
+    return Exchange(b"", head + b"\r\n", len(head) + 2, status, head, error)
+
+
+def fields(request: bytes) -> dict[str, str]:
+    """The header fields of a request, names in lower case."""
+    lines = request.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
+    return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+class Clock:
+    """Time, Unix and monotonic, that passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.25
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Sent(NamedTuple):
+    url: str
+    request: bytes
+    at: float
+
+    @property
+    def body(self) -> bytes:
+        return self.request.partition(b"\r\n\r\n")[2]
+
+
+Answer = Exchange | Callable[[str], Exchange | Future[Exchange]]
+
+
+class Blocking:
+    """An answer that does not come before `set`."""
+
+    def __init__(self, then: Exchange | None = None) -> None:
+        self.then, self._answer = then or exchange(), Future[Exchange]()
+
+    def __call__(self, url: str) -> Future[Exchange]:
+        return self._answer
+
+    def set(self) -> None:
+        if not self._answer.done():
+            self._answer.set_result(self.then)
+
+
+class _CountingDispatcher(Dispatcher):
+    """Counts the turns of its senders, so that a test knows when they have seen another time."""
+
+    turns = 0
+
+    def turn(self, endpoints: Endpoints, over: list[InFlight], room: int) -> list[tuple[Endpoint, Delivery]]:
+        claimed = super().turn(endpoints, over, room)
+        self.turns += 1
+        return claimed
+
+
+class Desk:
+    """A dispatcher, and everything around it in the test's hands; `urls` are registered for EVENT.
+
+    `answer` is what each attempt comes to; `sent` has every request.
+    """
+
+    def __init__(
+        self, folder: Path, *urls: str, answer: Answer | None = None, time: Clock | None = None, **options: Any
+    ) -> None:
+        self.clock, self.answer = time or Clock(), answer or exchange()  # type: Clock, Answer
+        self.sent: queue.Queue[Sent] = queue.Queue()
+        self.log: list[str] = []
+        more = {"clock": self.clock, "monotonic": self.clock, "chance": lambda: 0.5, "log": self.log.append}
+        self.options = {**more, "exchanging": self._exchange, **options}
+        self.open(folder)
+        for url in urls:
+            self.register(url, EVENT)
+
+    def open(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = WebhookStore(folder / "webhooks.json")
+        self.journal = Journal(folder / JOURNAL)
+        self.dispatcher = _CountingDispatcher(self.store, self.journal, **self.options)
+        self.dispatcher.start()
+
+    def _exchange(
+        self, pool: Pool, url: str, compose: Callable[[], bytes], deadline: float
+    ) -> Generator[Wait, None, Exchange]:
+        """In place of client.exchange."""
+        request = compose()
+        self.sent.put(Sent(url, request, self.clock()))
+        outcome = self.answer if isinstance(self.answer, Exchange) else self.answer(url)
+        try:
+            if isinstance(outcome, Future):
+                yield outcome
+                outcome = outcome.result()
+        except TimeoutError:
+            outcome = exchange(0, error="timed out waiting for the answer")
+        return outcome._replace(request=request)
+
+    def register(self, url: str, *events: str, secret: str | None = None) -> None:
+        """As exposee.py does it."""
+        self.store.register(url, events, secret, lambda _: None)
+        self.dispatcher.registered(url)
+
+    def unregister(self, url: str, event: str) -> None:
+        """As exposee.py does it."""
+        assert self.store.unregister(url, event, lambda _: None) == 1
+        self.dispatcher.cancel(url, event)
+
+    def accept(self, event: str = EVENT, data: Any = None) -> Message:
+        return self.dispatcher.trigger(event, body_of(event, data))
+
+    def trigger(self, event: str = EVENT, data: Any = None) -> Delivery:
+        """The first delivery of a new message."""
+        delivery = self.accept(event, data).deliveries[0]
+        assert delivery is not None
+        return delivery
+
+    def find(self, delivery: Delivery) -> Delivery:
+        """The same delivery after a restart."""
+        found = self.dispatcher.find(delivery.id)
+        assert found is not None
+        return found
+
+    def settled(self, delivery: Delivery, attempts: int = 1) -> Delivery:
+        """Wait until so many attempts are over."""
+
+        def is_over() -> Delivery | None:
+            found = self.find(delivery)
+            return found if found.count == attempts and found.state != DELIVERING else None
+
+        found: Delivery = eventually(is_over, f"attempt {attempts} of {delivery.id}")
+        return found
+
+    def under_way(self, delivery: Delivery) -> Delivery:
+        """Wait until an attempt is under way."""
+        eventually(lambda: delivery.state == DELIVERING, f"an attempt of {delivery.id}")
+        return delivery
+
+    def all(self) -> list[Delivery]:
+        """All remembered deliveries, newest first."""
+        return self.dispatcher.deliveries(lambda delivery: True, 1_000_000)
+
+    def next_sent(self) -> Sent:
+        return self.sent.get(timeout=SECONDS)
+
+    def pass_time(self, seconds: float) -> None:
+        """Returns when what is due is under way."""
+        self.clock.now += seconds
+        self.turn()
+
+    def turn(self) -> None:
+        """Let the sender look at the time and at its endpoints."""
+        with self.dispatcher.changed:
+            turns = self.dispatcher.turns
+            self.dispatcher.wake()
+        eventually(lambda: self.dispatcher.turns > turns, "a turn of the sender")
+
+    def stop(self, seconds: float = SECONDS) -> int:
+        waiting = self.dispatcher.close(seconds)
+        self.store.close()
+        return waiting
+
+    def restart(self) -> None:
+        self.stop()
+        self.open(self.folder)
+
+    def copy(self, folder: Path) -> Path:
+        """The files as a kill -9 would leave them now."""
+        folder.mkdir()
+        for path in self.folder.glob("webhooks.*"):
+            shutil.copy(path, folder)
+        return folder
+
+    def __enter__(self) -> Desk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 def eventually(condition: Callable[[], Any], what: str = "it") -> Any:
@@ -313,8 +507,14 @@ class Program:
         self.process.stdout.close()
 
 
+class Gate(Protocol):
+    """A threading.Event, or a Blocking answer."""
+
+    def set(self) -> None: ...
+
+
 @contextlib.contextmanager
-def held(gate: threading.Event) -> Iterator[None]:
+def held(gate: Gate) -> Iterator[None]:
     """Open the gate in the end, whatever happens, so that no thread stays behind it."""
     try:
         yield

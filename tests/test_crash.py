@@ -17,11 +17,19 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
-from support import NO_CONTENT, SECONDS, Client, Listener, Program, Response, eventually, request
-from test_delivery import fields
-
-EVENT = "payment_received"
-JOURNAL = "deliveries.jsonl"
+from support import (
+    EVENT,
+    JOURNAL,
+    NO_CONTENT,
+    SECONDS,
+    Client,
+    Listener,
+    Program,
+    Response,
+    eventually,
+    fields,
+    request,
+)
 
 
 def write_store(folder: Path, *urls: str) -> None:
@@ -97,6 +105,28 @@ def test_the_first_line_is_the_url_whatever_waits(tmp_path: Path, listener: List
             exposee.wait_for(", delivered")
             assert exposee.lines[0].startswith("Exposee on http://127.0.0.1:")
             exposee.process.kill()
+
+
+def test_what_was_cancelled_is_not_sent_after_a_kill_when_it_is_registered_again(tmp_path: Path) -> None:
+    with Listener(b"HTTP/1.1 503 -\r\nContent-Length: 0\r\n\r\n") as receiver:
+        write_store(tmp_path, receiver.url())
+        body = json.dumps({"url": receiver.url(), "event": EVENT}).encode()
+        options = ("exposee.py", "--port", "0", "--retry-schedule", "1")
+        with Program(*options, cwd=tmp_path) as exposee, Client(port_of(exposee)) as client:
+            assert client.ask(trigger("cancelled")).status == 202
+            exposee.wait_for("retrying")
+            receiver.next()
+            assert client.ask(request("DELETE", "/webhooks/unregister", body)).status == 200
+            exposee.process.kill()
+        receiver.answer = NO_CONTENT
+        with Program(*options, cwd=tmp_path) as exposee, Client(port_of(exposee)) as client:
+            again = json.dumps({"url": receiver.url(), "event_types": [EVENT]}).encode()
+            assert client.ask(request("POST", "/webhooks/register", again)).status == 200
+            threading.Event().wait(1.5)  # the retry would have been due
+            assert client.ask(trigger("another")).status == 202
+            assert b"another" in receiver.next()
+            assert exposee.stop() == 0
+            assert " 0 deliveries wait in " in exposee.lines[-1]
 
 
 # --- anything in any order -------------------------------------------------------------------------------------------
@@ -399,7 +429,7 @@ def test_a_full_disk_is_503_and_leaves_no_torn_line(tmp_path: Path, listener: Li
         lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
         bodies = [json.loads(line).get("body") for line in lines if line.endswith(b"\n")]
         assert len(bodies) == len(lines)
-        assert [body["data"] for body in bodies if body] == ["before", "after"]
+        assert [json.loads(body)["data"] for body in bodies if body] == ["before", "after"]
         with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee:
             assert port_of(exposee) and exposee.stop() == 0
             assert " 0 deliveries wait" in exposee.lines[-1]
@@ -410,8 +440,9 @@ def test_a_full_disk_is_503_and_leaves_no_torn_line(tmp_path: Path, listener: Li
 
 
 def record(number: int, url: str) -> bytes:
-    body = {"event": EVENT, "data": number}
-    return json.dumps({"message": f"msg_{number:024}", "time": 1.5, "body": body, "urls": [url]}).encode() + b"\n"
+    body = json.dumps({"event": EVENT, "data": number})
+    message = {"message": f"msg_{number:024}", "event": EVENT, "time": 1.5, "urls": [url], "body": body}
+    return json.dumps(message).encode() + b"\n"
 
 
 @pytest.mark.parametrize(
@@ -443,7 +474,9 @@ def test_a_torn_last_line_is_one_warning_and_dropped(tmp_path: Path, listener: L
         b"\xff\xfe\n",
         b'{"message": "msg_1"}\n',
         b'{"delivery": 7}\n',
-        b'{"message": "msg_1", "time": "now", "body": 3, "urls": null}\n',
+        b'{"message": "msg_1", "event": "e", "time": "now", "body": "3", "urls": []}\n',
+        b'{"message": "msg_1", "event": "e", "time": 1, "body": 3, "urls": []}\n',
+        b'{"message": "msg_1", "event": "e", "time": 1, "body": "3", "urls": null}\n',
         b"{}\n",
     ],
     ids=ascii,
@@ -457,7 +490,8 @@ def test_a_broken_line_in_the_middle_stops_the_start(tmp_path: Path, broken: byt
     with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee:
         assert exposee.wait() == 2
         assert len(exposee.lines) == 1, exposee.lines
-        assert exposee.lines[0].startswith("error: ") and f"{JOURNAL}, line 2:" in exposee.lines[0]
+        assert exposee.lines[0].startswith("error: ") and f"{JOURNAL}, " in exposee.lines[0]
+        assert " 2: not " in exposee.lines[0]
     assert (tmp_path / JOURNAL).read_bytes() == content
 
 

@@ -1,7 +1,7 @@
-"""The post office: what it accepts, when it tries again, what it remembers, and what a restart finds.
+"""The dispatcher: what it accepts, when it tries again, when it gives up, and what a restart finds.
 
-Most tests have a clock that stands still and a transport that answers what the test says. Threads are real,
-so tests wait for outcomes, never for time.
+Most tests have a clock that stands still and receivers that answer as told. Threads are real, so tests wait for
+outcomes, never for time.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ import hmac
 import json
 import os
 import queue
-import random
 import select
-import shutil
 import socket
-import ssl
 import struct
 import subprocess
 import threading
@@ -26,165 +23,47 @@ import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from pathlib import Path
-from typing import Any, NamedTuple
+from ssl import PROTOCOL_TLS_SERVER, SSLContext, SSLError
+from typing import Any
 
 import pytest
-from support import SECONDS, Client, Listener, Pair, eventually, held, request
+from support import (
+    EVENT,
+    JOURNAL,
+    OTHER,
+    SECONDS,
+    Blocking,
+    Clock,
+    Desk,
+    Listener,
+    Pair,
+    eventually,
+    exchange,
+    fields,
+    held,
+    request,
+)
 
-import delivery as office_module
-import history
-import journal as journal_module
-import messages
-import watching
-from delivery import JITTER, RETRY_SCHEDULE, NotPossible, PostOffice
+import delivery as dispatching
+import housekeeper
+import sender
+from delivery import Full, NotPossible
 from durable import StoreError
-from journal import Journal
-from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, PENDING, RETRYING, Delivery, Message
-from store import WebhookStore
-from transport import Exchange
-from watching import Full
+from housekeeper import Housekeeper
+from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, PENDING, RETRYING, Delivery, delivery_record
+from retries import JITTER, MAX_RETRY_AFTER, RETRY_SCHEDULE
 
-EVENT, OTHER = "payment_received", "invoice_completed"
-URL = "http://a.test/hook"
+URL, SECOND = "http://a.test/hook", "http://b.test/hook"
 SECRET = "whsec_" + base64.b64encode(bytes(range(24))).decode()
 NEW_SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
-
-
-# --- a post office whose time and receivers belong to the test ----------------------------------------------
-
-
-def exchange(status: int = 204, *fields: str, error: str | None = None) -> Exchange:
-    """What came of an attempt."""
-    head = "\r\n".join([f"HTTP/1.1 {status} -", *fields, ""]).encode() if status else b""
-    return Exchange(b"", head + b"\r\n", len(head) + 2, status, head, b"", error)
-
-
-def fields(request: bytes) -> dict[str, str]:
-    """The header fields of a request, names in lower case."""
-    lines = request.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
-    return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-class Clock:
-    """Unix time that passes when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.25
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Sent(NamedTuple):
-    url: str
-    request: bytes
-    at: float
-
-
-Answer = Exchange | Callable[[str], Exchange]
-
-
-class Desk:
-    """A post office, and everything around it in the test's hands; `urls` are registered for EVENT."""
-
-    def __init__(self, folder: Path, *urls: str, **options: Any) -> None:
-        self.clock, self.answer = Clock(), exchange()  # type: Clock, Answer
-        self.sent: queue.Queue[Sent] = queue.Queue()
-        self.tidied = threading.Event()
-        self.options = {"clock": self.clock, "chance": lambda: 0.5, **options}
-        self.open(folder)
-        for url in urls:
-            self.register(url, EVENT)
-
-    def open(self, folder: Path) -> None:
-        self.folder = folder
-        self.store = WebhookStore(folder / "webhooks.json")
-        self.journal = Journal(folder / "deliveries.jsonl")
-        transport: Any = self
-        self.office = PostOffice(self.store, self.journal, transport, **self.options)
-        self.office.start()
-
-    def register(self, url: str, *events: str, secret: str | None = None) -> None:
-        self.store.register(url, events, secret, lambda _: None)
-
-    def trigger(self, event: str = EVENT, data: Any = None) -> Delivery:
-        """The first delivery of a new message."""
-        delivery = self.office.trigger(event, data).deliveries[0]
-        assert delivery is not None
-        return delivery
-
-    def find(self, delivery: Delivery) -> Delivery:
-        """The same delivery after a restart."""
-        found = self.office.find(delivery.id)
-        assert found is not None
-        return found
-
-    def settled(self, delivery: Delivery, attempts: int) -> Delivery:
-        """Wait until so many attempts are over."""
-
-        def over(other: Delivery) -> bool:
-            return other.id == delivery.id and len(other.attempts) == attempts and other.state != DELIVERING
-
-        return eventually(lambda: self.office.deliveries(over, 1), f"attempt {attempts}")[0]  # type: ignore[no-any-return]
-
-    def states(self) -> dict[str, str]:
-        """The states of all remembered deliveries, by id."""
-        return {d.id: d.state for d in self.office.deliveries(lambda d: True, 1_000_000)}
-
-    def next_sent(self) -> Sent:
-        return self.sent.get(timeout=SECONDS)
-
-    def pass_time(self, seconds: float) -> None:
-        self.clock.now += seconds
-        self.office.look_after()
-
-    def stop(self) -> None:
-        self.office.close(SECONDS)
-        self.store.close()
-
-    def restart(self) -> None:
-        self.stop()
-        self.open(self.folder)
-
-    def __enter__(self) -> Desk:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    # the transport
-
-    def post(self, url: str, request: bytes, seconds: float, patience: float) -> None:
-        return None
-
-    def send(self, url: str, request: bytes, seconds: float) -> Exchange:
-        self.sent.put(Sent(url, request, self.clock()))
-        answer = self.answer
-        return (answer if isinstance(answer, Exchange) else answer(url))._replace(request=request)
-
-    def close_idle(self) -> None:
-        self.tidied.set()
-
-    def close(self) -> None:
-        pass
+YEAR = 365 * 86_400.0
 
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
-    """A post office with one URL."""
+    """A dispatcher with one URL."""
     with Desk(tmp_path, URL) as it:
         yield it
-
-
-class Blocking:
-    """An answer that waits until the gate opens."""
-
-    def __init__(self, then: Exchange | None = None) -> None:
-        self.gate, self.then = threading.Event(), then or exchange()
-
-    def __call__(self, url: str) -> Exchange:
-        assert self.gate.wait(SECONDS)
-        return self.then
 
 
 def shown(delivery: Delivery) -> dict[str, Any]:
@@ -196,665 +75,20 @@ def shown(delivery: Delivery) -> dict[str, Any]:
     return value
 
 
-# --- the schedule ------------------------------------------------------------------------------------------------
+def counts(desk: Desk) -> tuple[int, int]:
+    """How many deliveries wait, and how many attempts are under way."""
+    found = desk.dispatcher.counts()
+    return found["waiting"], found["under_way"]
 
 
-@pytest.mark.parametrize("chance", [0.0, 0.5, 0.999999])
-def test_the_schedule_of_75_hours(tmp_path: Path, chance: float) -> None:
-    with Desk(tmp_path, URL, chance=lambda: chance) as desk:
-        desk.answer, began = exchange(503), desk.clock.now
-        delivery = desk.trigger()
-        for number, delay in enumerate(RETRY_SCHEDULE, 1):
-            desk.settled(delivery, number)
-            assert delivery.state == RETRYING
-            jittered = delay * (1 + JITTER * (2 * chance - 1))
-            assert delivery.due - desk.clock.now == pytest.approx(jittered, abs=0.5)
-            assert 0.8 * delay <= delivery.due - desk.clock.now <= 1.2 * delay + 0.5
-            desk.clock.now = delivery.due - 0.01
-            desk.office.look_after()
-            assert (delivery.state, len(delivery.attempts)) == (RETRYING, number), "it was sent too early"
-            desk.clock.now = delivery.due
-            desk.office.look_after()
-        desk.settled(delivery, len(RETRY_SCHEDULE) + 1)
-        assert (delivery.state, delivery.due) == (FAILED, 0.0)
-        hours = (desk.clock.now - began) / 3_600
-        assert hours == pytest.approx(75.6 * (1 + JITTER * (2 * chance - 1)), abs=0.1)
-        desk.pass_time(10 * 86_400)
-        assert delivery.state == FAILED and desk.office.counts() == {"waiting": 0, "under_way": 0}
+# --- accepting ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("delays", [(), (1.0,), (1.0, 2.0, 3.0)])
-def test_n_delays_make_n_and_one_attempts(tmp_path: Path, delays: tuple[float, ...]) -> None:
-    with Desk(tmp_path, URL, schedule=delays) as desk:
-        desk.answer = exchange(0, error="connection refused")
-        delivery = desk.trigger()
-        for number in range(1, len(delays) + 1):
-            desk.settled(delivery, number)
-            desk.pass_time(10)
-        desk.settled(delivery, len(delays) + 1)
-        assert delivery.state == FAILED
-        assert desk.sent.qsize() == len(delays) + 1
-
-
-@pytest.mark.parametrize(
-    "field, delay",
-    [
-        ("Retry-After: 3600", 3_600),
-        ("retry-after:3600", 3_600),
-        ("Retry-After: " + formatdate(1_700_000_000 + 7_200, usegmt=True), 7_200),
-        ("Retry-After: 1", 5),  # never shortens
-        ("Retry-After: 0", 5),
-        ("Retry-After: " + formatdate(1_600_000_000, usegmt=True), 5),
-        ("Retry-After: 999999", 86_400),  # not for ever
-        ("Retry-After: " + "9" * 5_000, 86_400),
-        ("Retry-After: " + formatdate(1_900_000_000, usegmt=True), 86_400),
-        ("Retry-After: -3600", 5),
-        ("Retry-After: soon", 5),
-        ("Retry-After: Fri, 99 Nov 2023 99:99:99 GMT", 5),
-        ("X-Retry-After: 3600", 5),
-    ],
-)
-def test_retry_after_postpones_and_never_shortens(desk: Desk, field: str, delay: float) -> None:
-    desk.answer = exchange(429, field)
-    delivery = desk.settled(desk.trigger(), 1)
-    assert delivery.due - desk.clock.now == pytest.approx(delay, abs=1)
-
-
-@pytest.mark.parametrize("status, state", [(200, DELIVERED), (204, DELIVERED), (299, DELIVERED)])
-def test_any_2xx_is_success(desk: Desk, status: int, state: str) -> None:
-    desk.answer = exchange(status)
-    assert desk.settled(desk.trigger(), 1).state == state
-
-
-@pytest.mark.parametrize("status", [300, 301, 304, 307, 400, 404, 409, 429, 500, 503])
-def test_everything_else_is_not(desk: Desk, status: int) -> None:
-    desk.answer = exchange(status)
-    assert desk.settled(desk.trigger(), 1).state == RETRYING
-
-
-def test_a_2xx_that_did_not_come_whole_is_a_failure(desk: Desk) -> None:
-    desk.answer = exchange(200, error="the answer ended after 3 of 9 bytes")
-    delivery = desk.settled(desk.trigger(), 1)
-    assert (delivery.state, delivery.attempts[0].status) == (RETRYING, 200)
-
-
-def test_every_attempt_has_the_same_id_and_its_own_time_and_signature(desk: Desk) -> None:
-    desk.register(URL, EVENT, secret=SECRET)
-    desk.answer = exchange(503)
-    delivery = desk.trigger(data={"amount": 1.50, "für": "Zoë"})
-    for number in (1, 2, 3):
-        desk.settled(delivery, number)
-        desk.clock.now = delivery.due
-        desk.office.look_after()
-    signatures = set()
-    for sent in [desk.next_sent() for _ in range(3)]:
-        body, names = sent.request.partition(b"\r\n\r\n")[2], fields(sent.request)
-        assert json.loads(body) == {"event": EVENT, "data": {"amount": 1.50, "für": "Zoë"}}
-        assert names["webhook-id"] == delivery.message.id
-        assert names["webhook-timestamp"] == str(int(sent.at))
-        signed = f"{names['webhook-id']}.{names['webhook-timestamp']}.".encode() + body
-        digest = hmac.new(bytes(range(24)), signed, hashlib.sha256).digest()
-        assert names["webhook-signature"] == "v1," + base64.b64encode(digest).decode()
-        digest = hmac.new(SECRET.encode(), body, hashlib.sha256).digest()
-        assert names["x-hub-signature-256"] == "sha256=" + digest.hex()
-        signatures.add(names["webhook-signature"])
-    assert len(signatures) == 3
-
-
-def test_without_a_secret_nothing_is_signed(desk: Desk) -> None:
-    desk.trigger()
-    assert not {"webhook-signature", "x-hub-signature-256"} & fields(desk.next_sent().request).keys()
-
-
-# --- unregistering ------------------------------------------------------------------------------------------------
-
-
-def test_a_410_that_ends_early_is_tried_again(desk: Desk) -> None:
-    desk.answer = exchange(410, error="the answer ended after 3 of 9 bytes")
-    delivery = desk.settled(desk.trigger(), 1)
-    assert delivery.state == RETRYING and desk.store.has(URL)
-
-
-def test_410_fails_the_delivery_unregisters_the_url_and_cancels_its_others(desk: Desk) -> None:
-    desk.register(URL, OTHER, secret=SECRET)
-    desk.register("http://b.test/", EVENT)
-    desk.answer = exchange(503)
-    retrying = [desk.settled(desk.trigger(event), 1) for event in (EVENT, OTHER)]
-    blocking = Blocking(exchange(410))
-    with held(blocking.gate):
-        desk.answer = lambda url: blocking(url) if url == URL else exchange()
-        gone = desk.trigger()
-        eventually(lambda: gone.state == DELIVERING)
-        pending = [desk.trigger() for _ in range(3)]
-    desk.settled(gone, 1)
-    assert gone.state == FAILED
-    assert [d.state for d in retrying + pending] == [CANCELLED] * 5
-    assert not desk.store.has(URL) and desk.store.secret(URL) is None
-    eventually(lambda: desk.office.counts()["waiting"] == 1)  # only b.test's first, which is retrying
-    assert desk.store.urls() == ["http://b.test/"]
-
-
-def test_unregister_cancels_what_waits_of_that_event_only(desk: Desk) -> None:
-    desk.register(URL, OTHER)
-    desk.answer = exchange(503)
-    retrying = {event: desk.settled(desk.trigger(event), 1) for event in (EVENT, OTHER)}
-    blocking = Blocking()
-    with held(blocking.gate):
-        desk.answer = blocking
-        under_way = desk.trigger()
-        eventually(lambda: under_way.state == DELIVERING)
-        waiting = {event: desk.trigger(event) for event in (EVENT, OTHER)}
-        assert desk.store.unregister(URL, EVENT, lambda _: None) == 1
-        desk.office.cancel(URL, EVENT)
-        assert (waiting[EVENT].state, retrying[EVENT].state) == (CANCELLED, CANCELLED)
-        assert (waiting[OTHER].state, retrying[OTHER].state) == (PENDING, RETRYING)
-    assert desk.settled(under_way, 1).state == DELIVERED
-    assert desk.settled(waiting[OTHER], 1).state == DELIVERED
-    desk.pass_time(10)
-    assert desk.settled(retrying[OTHER], 2).state == DELIVERED
-    assert len(waiting[EVENT].attempts) == 0
-    assert [d[EVENT].to_json()["error"] for d in (waiting, retrying)] == ["unregistered", "unregistered"]
-
-
-def test_what_was_cancelled_is_said_in_one_line_and_forgotten_by_a_redelivery(tmp_path: Path) -> None:
-    log: list[str] = []
-    with Desk(tmp_path, URL, log=log.append) as desk:
-        desk.answer = exchange(503)
-        first, *_ = [desk.settled(desk.trigger(), 1) for _ in range(3)]
-        desk.store.unregister(URL, EVENT, lambda _: None)
-        desk.office.cancel(URL, EVENT)
-        assert log[-1] == f"{EVENT} -> {URL}: unregistered, 3 waiting cancelled"
-        desk.register(URL, EVENT)
-        desk.answer = exchange()
-        desk.office.redeliver(first)
-        assert desk.settled(first, 2).state == DELIVERED and "error" not in first.to_json()
-        desk.restart()
-        assert "error" not in desk.find(first).to_json()
-
-
-def test_what_was_accepted_for_a_new_registration_is_not_cancelled_by_the_end_of_the_old_one(desk: Desk) -> None:
-    blocking = Blocking()
-    with held(blocking.gate):
-        desk.answer = blocking
-        desk.trigger()
-        desk.store.unregister(URL, EVENT, lambda _: None)
-        desk.register(URL, EVENT)
-        accepted = desk.trigger()
-        desk.office.cancel(URL, EVENT)
-        assert accepted.state == PENDING
-    assert desk.settled(accepted, 1).state == DELIVERED
-
-
-def test_an_attempt_that_fails_after_the_unregistration_is_not_tried_again(desk: Desk) -> None:
-    blocking = Blocking(exchange(503))
-    with held(blocking.gate):
-        desk.answer = blocking
-        delivery = desk.trigger()
-        eventually(lambda: delivery.state == DELIVERING)
-        desk.store.unregister(URL, EVENT, lambda _: None)
-        desk.office.cancel(URL, EVENT)
-    assert desk.settled(delivery, 1).state == CANCELLED
-
-
-def test_an_unregistration_that_a_crash_cut_off_cancels_at_the_next_start(desk: Desk) -> None:
-    """The webhook is gone from the disk, and the journal does not know yet."""
-    desk.answer = exchange(503)
-    delivery = desk.settled(desk.trigger(), 1)
-    desk.store.unregister(URL, EVENT, lambda _: None)
+def test_a_message_for_nobody_is_accepted_and_forgotten(desk: Desk) -> None:
+    message = desk.accept(OTHER, 1)
+    assert message.deliveries == [] and desk.all() == []
     desk.restart()
-    assert desk.find(delivery).state == CANCELLED
-    assert desk.office.counts()["waiting"] == 0
-
-
-# --- ping ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_ping_is_never_retried(desk: Desk) -> None:
-    desk.answer = exchange(503)
-    _, (ping,) = desk.office.ping()
-    assert desk.office.watchers.wait([ping], SECONDS)
-    desk.settled(ping, 1)
-    assert (ping.state, ping.due) == (FAILED, 0.0)
-    desk.pass_time(86_400)
-    assert ping.state == FAILED and desk.sent.qsize() == 1
-    assert json.loads(desk.next_sent().request.partition(b"\r\n\r\n")[2]) == {
-        "event": "ping",
-        "data": "Ping from Exposee",
-    }
-
-
-def test_a_ping_goes_past_backlogs_and_back_offs(desk: Desk) -> None:
-    desk.answer = exchange(503)
-    retrying = desk.settled(desk.trigger(), 1)
-    blocking = Blocking()
-    with held(blocking.gate):
-        desk.answer = blocking
-        under_way = desk.trigger()
-        eventually(lambda: under_way.state == DELIVERING)
-        waiting = [desk.trigger() for _ in range(20)]
-        desk.answer = exchange()
-        _, (ping,) = desk.office.ping()
-        assert desk.office.watchers.wait([ping], SECONDS)
-        assert desk.settled(ping, 1).state == DELIVERED
-        names = [fields(desk.next_sent().request)["webhook-id"] for _ in range(3)]
-        assert names == [d.message.id for d in (retrying, under_way, ping)], "it did not go past those that wait"
-        assert retrying.state == RETRYING
-    desk.settled(waiting[-1], 1)
-
-
-def test_a_ping_in_flight_is_shared(desk: Desk) -> None:
-    blocking = Blocking()
-    with held(blocking.gate):
-        desk.answer = blocking
-        name, (first,) = desk.office.ping()
-        desk.register("http://b.test/", OTHER)
-        _, both = desk.office.ping()
-        assert first in both and {d.url for d in both} == {URL, "http://b.test/"}
-        again, three = desk.office.ping()
-        assert set(three) == set(both)
-    assert desk.office.watchers.wait(both, SECONDS)
-    assert desk.sent.qsize() == 2
-    _, fresh = desk.office.ping()
-    assert not set(fresh) & set(both), "a ping that is over is not shared"
-
-
-def test_each_url_is_pinged_once_however_many_events_it_has(desk: Desk) -> None:
-    desk.register(URL, OTHER, "payment_processed")
-    assert len(desk.office.ping()[1]) == 1
-
-
-def test_a_ping_under_way_has_failed_after_a_restart(desk: Desk) -> None:
-    blocking = Blocking()
-    with held(blocking.gate):
-        desk.answer = blocking
-        _, (ping,) = desk.office.ping()
-        eventually(lambda: ping.state == DELIVERING)
-        desk.office.close(0.0)
-    desk.store.close()
-    desk.answer = exchange()
-    desk.open(desk.folder)
-    assert desk.find(ping).to_json()["error"] == "interrupted by a restart"
-    assert desk.find(ping).state == FAILED
-    assert desk.office.confirm_ping(URL), "the newest ping to a URL outlives a restart"
-
-
-def test_a_confirmed_ping_stays_confirmed(desk: Desk) -> None:
-    assert not desk.office.confirm_ping(URL)
-    _, (ping,) = desk.office.ping()
-    desk.settled(ping, 1)
-    assert desk.office.confirm_ping(URL)
-    desk.restart()
-    assert desk.find(ping).to_json()["confirmed"] is True
-
-
-# --- restarts -----------------------------------------------------------------------------------------------------
-
-
-def test_states_due_times_and_history_survive_a_restart(desk: Desk) -> None:
-    for status in (204, 503, 410):
-        url = f"http://{status}.test/"
-        desk.register(url, OTHER)
-    desk.answer = lambda url: exchange(int(url[7:10])) if url != URL else exchange(0, error="refused")
-    message = desk.office.trigger(OTHER, {"n": 1})
-    for delivery in message.deliveries:
-        assert delivery is not None
-        desk.settled(delivery, 1)
-    failing = desk.settled(desk.trigger(), 1)
-    desk.pass_time(10)
-    desk.settled(failing, 2)
-    before = [shown(d) for d in desk.office.deliveries(lambda d: True, 100)]
-    counts = desk.office.counts()
-    assert {d["state"] for d in before} == {DELIVERED, RETRYING, FAILED}
-    desk.restart()
-    assert [shown(d) for d in desk.office.deliveries(lambda d: True, 100)] == before
-    assert desk.office.counts() == counts
-    due = desk.find(failing).due
-    desk.pass_time(due - desk.clock.now - 1)
-    assert desk.find(failing).state == RETRYING
-    desk.pass_time(1)
-    assert len(desk.settled(failing, 3).attempts) == 3
-    assert "no longer kept" in desk.find(failing).to_json(attempts=True)["attempts"][0]["gone"]
-
-
-def test_what_was_under_way_at_a_kill_is_delivered_again(desk: Desk, tmp_path: Path) -> None:
-    """The journal as a kill leaves it: nothing but the message."""
-    blocking = Blocking()
-    with held(blocking.gate):
-        desk.answer = blocking
-        delivery = desk.trigger(data=1)
-        first = desk.next_sent()
-        (tmp_path / "later").mkdir()
-        for name in ("webhooks.json", "deliveries.jsonl"):
-            shutil.copy(tmp_path / name, tmp_path / "later" / name)
-        with Desk(tmp_path / "later") as later:
-            assert later.settled(delivery, 1).state == DELIVERED
-            second = later.next_sent()
-    assert fields(first.request)["webhook-id"] == fields(second.request)["webhook-id"]
-
-
-# --- redelivery ---------------------------------------------------------------------------------------------------
-
-
-def test_redelivery_is_one_more_attempt_with_todays_secret_and_no_retries(desk: Desk) -> None:
-    desk.register(URL, EVENT, secret=SECRET)
-    delivery = desk.settled(desk.trigger(data=1), 1)
-    first = fields(desk.next_sent().request)
-    desk.register(URL, EVENT, secret=NEW_SECRET)
-    desk.answer = exchange(503)
-    desk.clock.now += 100
-    desk.office.redeliver(delivery)
-    desk.settled(delivery, 2)
-    assert (delivery.state, delivery.due) == (FAILED, 0.0)
-    sent = desk.next_sent()
-    names, body = fields(sent.request), sent.request.partition(b"\r\n\r\n")[2]
-    assert names["webhook-id"] == first["webhook-id"]
-    assert int(names["webhook-timestamp"]) == int(first["webhook-timestamp"]) + 100
-    expected = hmac.new(NEW_SECRET.encode(), body, hashlib.sha256).hexdigest()
-    assert names["x-hub-signature-256"] == f"sha256={expected}"
-    assert desk.office.counts()["waiting"] == 0
-    desk.answer = exchange()
-    desk.office.redeliver(delivery)
-    assert desk.settled(delivery, 3).state == DELIVERED
-
-
-def test_redelivery_of_one_that_is_retrying_ends_its_retries(desk: Desk) -> None:
-    desk.answer = exchange(503)
-    delivery = desk.settled(desk.trigger(), 1)
-    desk.office.redeliver(delivery)
-    assert desk.settled(delivery, 2).state == FAILED
-    desk.pass_time(86_400)
-    assert delivery.state == FAILED and desk.office.counts()["waiting"] == 0
-
-
-def test_redelivery_is_refused_while_an_attempt_is_under_way_or_about_to_be(desk: Desk) -> None:
-    blocking = Blocking()
-    with held(blocking.gate):
-        desk.answer = blocking
-        deliveries = [desk.trigger(), desk.trigger()]
-        eventually(lambda: deliveries[0].state == DELIVERING)
-        for delivery in deliveries:
-            with pytest.raises(NotPossible, match="under way"):
-                desk.office.redeliver(delivery)
-
-
-def test_redelivery_to_a_url_that_is_gone_is_refused(desk: Desk) -> None:
-    delivery = desk.settled(desk.trigger(), 1)
-    desk.store.unregister(URL, EVENT, lambda _: None)
-    with pytest.raises(NotPossible, match="no longer registered"):
-        desk.office.redeliver(delivery)
-
-
-@pytest.mark.parametrize("first", [204, 503])
-@pytest.mark.parametrize("compacted", [False, True])
-def test_a_redelivery_survives_a_restart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, compacted: bool
-) -> None:
-    """Between the 202 and the attempt; also when the journal was compacted in between. Still without retries."""
-    with Desk(tmp_path, URL) as desk:
-        desk.answer = exchange(first)
-        delivery = desk.settled(desk.trigger(), 1)
-        blocking = Blocking()
-        with held(blocking.gate):
-            desk.answer = blocking
-            desk.office.redeliver(delivery)
-            eventually(lambda: delivery.state == DELIVERING)
-            if compacted:
-                monkeypatch.setattr(journal_module, "COMPACT_BYTES", 0)
-                inode = desk.journal.path.stat().st_ino
-                desk.office.ping()  # wakes the overseer
-                eventually(lambda: desk.journal.path.stat().st_ino != inode, "compaction")
-            desk.office.close(0.0)
-            desk.store.close()
-            desk.answer = exchange(503)
-            desk.open(desk.folder)
-            desk.settled(delivery, 2)
-            assert desk.find(delivery).state == FAILED
-            assert desk.office.counts()["waiting"] == 0
-
-
-def test_two_who_ask_for_the_same_redelivery_at_once_leave_right_counts(desk: Desk) -> None:
-    """Both may have been told 202: one attempt is made, and the journal's two records count as one."""
-    delivery = desk.settled(desk.trigger(), 1)
-    record = messages.change_record(delivery, redeliver=True)
-    for _ in range(2):
-        desk.journal.commit(record, lambda: None)
-    desk.restart()
-    assert desk.settled(delivery, 2).state == DELIVERED
-    assert desk.office.counts() == {"waiting": 0, "under_way": 0}
-
-
-# --- limits -------------------------------------------------------------------------------------------------------
-
-
-def test_backlog_full_is_recorded_and_can_be_redelivered(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(office_module, "MAX_LANE", 2)
-    blocking = Blocking()
-    with held(blocking.gate):
-        desk.answer = blocking
-        deliveries = [desk.trigger()]
-        eventually(lambda: deliveries[0].state == DELIVERING)
-        deliveries += [desk.trigger() for _ in range(3)]
-        full = deliveries[-1]
-        assert [d.state for d in deliveries] == [DELIVERING, PENDING, PENDING, FAILED]
-        assert full.to_json()["error"] == "backlog full" and not full.attempts
-    for delivery in deliveries[:-1]:
-        desk.settled(delivery, 1)
-    desk.restart()
-    assert desk.find(full).to_json()["error"] == "backlog full"
-    desk.office.redeliver(desk.find(full))
-    assert desk.settled(full, 1).state == DELIVERED
-
-
-@pytest.mark.parametrize("limit, value", [("MAX_WAITING", 3), ("MAX_BODIES", 150)])
-def test_an_office_that_is_full_answers_503_and_accepts_nothing(
-    tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
-) -> None:
-    listener.answer = listener.hang
-    monkeypatch.setattr(office_module, limit, value)
-    with Pair(tmp_path, timeout=SECONDS) as pair:
-        pair.register(listener.url(), EVENT)
-        answers = [pair.trigger(EVENT, "x" * 20) for _ in range(6)]
-        statuses = [answer.status for answer in answers]
-        accepted = statuses.count(202)
-        assert accepted in (2, 3) and statuses == [202] * accepted + [503] * (6 - accepted)
-        refused = answers[-1]
-        assert int(refused.headers["retry-after"]) > 0
-        assert refused.headers["content-type"] == "application/problem+json"
-        assert "wait" in refused.json()["detail"]
-        assert len(pair.call("GET", "/deliveries").json()["deliveries"]) == accepted
-        listener.answer = b"HTTP/1.1 204 No Content\r\n\r\n"
-        listener.close()
-
-
-def test_history_is_bounded_and_the_oldest_is_forgotten(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "HISTORY", 3)
-    deliveries = [desk.settled(desk.trigger(data=n), 1) for n in range(5)]
-    kept = [d.id for d in reversed(deliveries[-3:])]
-    assert list(desk.states()) == kept
-    assert desk.office.find(deliveries[0].id) is None
-    desk.restart()
-    assert list(desk.states()) == kept
-
-
-def test_bodies_of_the_past_are_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "MAX_PAST", 3_000)
-    deliveries = [desk.settled(desk.trigger(data="x" * 1_000), 1) for n in range(5)]
-    assert list(desk.states()) == [d.id for d in reversed(deliveries[-2:])]
-
-
-def test_bytes_of_old_attempts_go_and_the_attempts_say_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "MAX_RAW", 3_000)
-    deliveries = [desk.settled(desk.trigger(data="x" * 1_000), 1) for n in range(5)]
-    attempts = [d.to_json(attempts=True)["attempts"][0] for d in deliveries]
-    assert ["gone" in attempt for attempt in attempts] == [True, True, True, False, False]
-    assert attempts[0]["request"] is None and "x" * 1_000 in attempts[4]["request"]
-    assert attempts[0]["status"] == 204
-
-
-# --- watchers -----------------------------------------------------------------------------------------------------
-
-
-def test_a_watcher_gets_each_changed_delivery_once(desk: Desk) -> None:
-    watcher = desk.office.watchers.watch()
-    deliveries = [desk.settled(desk.trigger(), 1) for _ in range(3)]
-    news = watcher.wait(SECONDS)
-    assert [change["id"] for change in news] == [d.id for d in deliveries]
-    assert {change["state"] for change in news} == {DELIVERED}
-    assert watcher.wait(0.0) == []
-
-
-def test_a_ninth_watcher_is_refused_until_another_goes(desk: Desk) -> None:
-    watchers = [desk.office.watchers.watch() for _ in range(8)]
-    with pytest.raises(Full, match="8 streams"):
-        desk.office.watchers.watch()
-    desk.office.watchers.unwatch(watchers[3])
-    desk.office.watchers.watch()
-
-
-def test_a_slow_watcher_is_dropped_and_costs_nobody_anything(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "MAX_WATCHED", 3)
-    slow, quick = desk.office.watchers.watch(), desk.office.watchers.watch()
-    for _ in range(5):
-        desk.settled(desk.trigger(), 1)
-        quick.wait(SECONDS)
-    assert slow.closed and not quick.closed
-
-
-def test_shutdown_closes_watchers(desk: Desk) -> None:
-    watcher = desk.office.watchers.watch()
-    thread = threading.Thread(target=watcher.wait, args=(SECONDS,), daemon=True)
-    thread.start()
-    desk.restart()
-    thread.join(SECONDS / 2)
-    assert watcher.closed and not thread.is_alive()
-
-
-# --- the journal --------------------------------------------------------------------------------------------------
-
-
-def test_compaction_under_load_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "COMPACT_BYTES", 5_000)
-    answers = random.Random(1)
-    urls = [f"http://{number}.test/" for number in range(4)]
-    options: dict[str, Any] = {"clock": time.time, "schedule": (0.01,) * 30}
-    with Desk(tmp_path, *urls, **options) as desk:
-        desk.answer = lambda url: exchange(answers.choice((204, 204, 503)))
-        inodes: set[int] = set()
-
-        def trigger() -> None:
-            for number in range(50):
-                desk.office.trigger(EVENT, number)
-                inodes.add(desk.journal.path.stat().st_ino)
-
-        threads = [threading.Thread(target=trigger) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(SECONDS)
-        eventually(lambda: desk.office.counts()["waiting"] == 0)
-        before = [shown(d) for d in desk.office.deliveries(lambda d: True, 10_000)]
-        assert len(before) == 800 and {d["state"] for d in before} == {DELIVERED}
-        assert len(inodes) > 1, "it was never compacted"
-        desk.restart()
-        after = [shown(d) for d in desk.office.deliveries(lambda d: True, 10_000)]
-        assert sorted(after, key=str) == sorted(before, key=str)
-        assert desk.office.counts() == {"waiting": 0, "under_way": 0}
-
-
-def test_a_note_tells_the_state_of_an_attempt_that_a_compaction_has_met_half_way(desk: Desk) -> None:
-    """The journal was made anew between an attempt's end and the decision what comes of it."""
-    delivery = desk.settled(desk.trigger(), 1)
-    note = messages.attempt_record(delivery, delivery.attempts[0])
-    desk.stop()
-    delivery.state = DELIVERING
-    known = [*messages.attempt_records(delivery), messages.state_record(delivery)]
-    records = [messages.message_record(delivery.message, [URL]), *known, note]
-    desk.journal.path.write_bytes(b"".join(records))
-    desk.open(desk.folder)
-    assert (desk.find(delivery).state, len(desk.find(delivery).attempts)) == (DELIVERED, 1)
-
-
-def test_a_compacted_journal_forgets_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ended last is remembered longest, though its message is the oldest."""
-    before, after = history.History(), history.History()
-    old, new = (messages.Message(f"msg_{number:024}", EVENT, 1.0, b'{"event": "e", "data": 1}') for number in range(2))
-    for message in (old, new):
-        before.add(message, [URL])
-    for delivery in (*new.deliveries, *old.deliveries):
-        assert delivery
-        before.finish(delivery, DELIVERED)
-    monkeypatch.setattr(history, "HISTORY", 1)
-    for record in before.records():
-        after.replay(json.loads(record))
-    assert [after.find(f"dlv_{number:024}_0") is not None for number in range(2)] == [True, False]
-
-
-def test_a_redelivery_that_came_too_late_takes_no_retries_away_after_a_restart(desk: Desk) -> None:
-    """It was accepted when the retry had just become due: that was its attempt."""
-    desk.answer = exchange(503)
-    delivery = desk.settled(desk.trigger(), 1)
-    desk.pass_time(10)
-    desk.settled(delivery, 2)
-    note = messages.attempt_record(delivery, delivery.attempts[1])
-    desk.stop()
-    file = desk.folder / "deliveries.jsonl"
-    lines = file.read_bytes().splitlines(keepends=True)
-    place = lines.index(note)
-    file.write_bytes(b"".join([*lines[:place], messages.change_record(delivery, redeliver=True), *lines[place:]]))
-    desk.open(desk.folder)
-    delivery = desk.find(delivery)
-    assert (delivery.state, delivery.manual) == (RETRYING, False)
-
-
-def test_the_overseer_closes_what_is_idle(desk: Desk) -> None:
-    assert desk.tidied.wait(SECONDS)
-
-
-def test_an_outcome_is_in_the_file_soon_also_of_a_slow_receiver(pair: Pair, listener: Listener) -> None:
-    """Else a crash long after a delivery would repeat it."""
-
-    def slowly(connection: socket.socket) -> None:
-        threading.Event().wait(0.1)
-        connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
-
-    listener.answer = slowly
-    pair.register(listener.url(), EVENT)
-    for number in range(3):
-        pair.trigger(EVENT, number, Prefer="wait=5")
-    eventually(lambda: pair.journal.path.read_bytes().count(b'"attempt": 1') == 3, "three outcomes in the file")
-
-
-def test_retries_that_are_cancelled_let_go_of_their_bodies(desk: Desk) -> None:
-    """One that is due before them is no reason to keep them."""
-    desk.answer = exchange(503)
-    desk.settled(desk.trigger(), 1)
-    desk.answer = exchange(503, "Retry-After: 80000")
-    for number in range(50):
-        url = f"http://{number}.test/"
-        desk.register(url, OTHER)
-        desk.settled(desk.trigger(OTHER, number), 1)
-        desk.store.unregister(url, OTHER, lambda _: None)
-        desk.office.cancel(url, OTHER)
-    for _ in range(10):
-        gc.collect()
-    planned = {e[2].id for e in gc.get_objects() if type(e) is tuple and len(e) == 3 and isinstance(e[2], Delivery)}
-    assert len(planned) <= 2
-
-
-def test_notes_that_are_older_than_the_compacted_journal_change_nothing(desk: Desk) -> None:
-    """A note that was made while the journal was compacted stands behind what it led to."""
-    desk.answer = exchange(503)
-    delivery = desk.settled(desk.trigger(), 1)
-    older = messages.attempt_record(delivery, delivery.attempts[0])
-    desk.answer = exchange()
-    desk.pass_time(10)
-    desk.settled(delivery, 2)
-    newer = messages.attempt_record(delivery, delivery.attempts[1])
-    desk.journal.note(older)
-    desk.journal.note(newer)
-    desk.restart()
-    assert desk.find(delivery).state == DELIVERED
-    assert desk.office.counts() == {"waiting": 0, "under_way": 0}
+    assert desk.dispatcher.counts()["waiting"] == 0
 
 
 class Disk:
@@ -889,28 +123,6 @@ def test_nobody_hears_202_and_nothing_is_sent_before_the_disk_has_it(tmp_path: P
             assert listener.next()
 
 
-def test_concurrent_triggers_share_an_fsync(tmp_path: Path) -> None:
-    disk, calls = Disk(), []
-
-    def fsync(descriptor: int) -> None:
-        calls.append(descriptor)
-        disk(descriptor)
-
-    journal = Journal(tmp_path / "deliveries.jsonl", fsync)
-    with held(disk.gate):
-        disk.gate.clear()
-        calls.clear()
-        threads = [threading.Thread(target=journal.commit, args=(b"{}\n", lambda: None)) for _ in range(20)]
-        for thread in threads:
-            thread.start()
-        assert disk.entered.wait(SECONDS)
-    for thread in threads:
-        thread.join(SECONDS)
-    assert len(calls) < 20
-    journal.close()
-    assert journal.path.read_bytes() == b"{}\n" * 20
-
-
 def test_a_full_disk_is_503_and_it_works_again_afterwards(tmp_path: Path, listener: Listener) -> None:
     disk = Disk()
     with Pair(tmp_path, fsync=disk) as pair:
@@ -930,6 +142,925 @@ def test_a_full_disk_is_503_and_it_works_again_afterwards(tmp_path: Path, listen
         assert listener.requests.empty()
 
 
+def test_an_outcome_is_in_the_file_soon(desk: Desk) -> None:
+    """Else a crash long after a delivery would repeat it."""
+    delivery = desk.settled(desk.trigger())
+    record = delivery_record(delivery)
+    eventually(lambda: record in desk.journal.path.read_bytes(), "the outcome in the file")
+
+
+# --- the retry schedule ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 0.999999])
+def test_the_schedule_of_75_hours(tmp_path: Path, chance: float) -> None:
+    with Desk(tmp_path, URL, chance=lambda: chance) as desk:
+        desk.answer, began = exchange(503), desk.clock.now
+        delivery = desk.trigger()
+        for number, delay in enumerate(RETRY_SCHEDULE, 1):
+            desk.settled(delivery, number)
+            assert delivery.state == RETRYING
+            assert delivery.due - desk.clock.now == pytest.approx(delay * (1 + JITTER * (2 * chance - 1)), abs=0.01)
+            desk.pass_time(delivery.due - desk.clock.now - 0.01)
+            assert (delivery.state, delivery.count) == (RETRYING, number), "it was sent too early"
+            desk.pass_time(0.02)
+        desk.settled(delivery, len(RETRY_SCHEDULE) + 1)
+        assert (delivery.state, delivery.due) == (FAILED, 0.0)
+        hours = (desk.clock.now - began) / 3_600
+        assert hours == pytest.approx(75.6 * (1 + JITTER * (2 * chance - 1)), abs=0.1)
+        desk.pass_time(10 * 86_400)
+        assert delivery.state == FAILED and counts(desk) == (0, 0)
+
+
+@pytest.mark.parametrize("delays", [(), (1.0,), (1.0, 2.0, 3.0)])
+def test_n_delays_make_n_and_one_attempts(tmp_path: Path, delays: tuple[float, ...]) -> None:
+    with Desk(tmp_path, URL, schedule=delays) as desk:
+        desk.answer = exchange(0, error="connection refused")
+        delivery = desk.trigger()
+        for number in range(1, len(delays) + 1):
+            desk.settled(delivery, number)
+            desk.pass_time(10)
+        desk.settled(delivery, len(delays) + 1)
+        assert delivery.state == FAILED
+        assert desk.sent.qsize() == len(delays) + 1
+
+
+@pytest.mark.parametrize("delays", [(), (1.0,), (1.0, 1.0)])
+def test_a_schedule_may_be_shorter_after_a_restart(tmp_path: Path, delays: tuple[float, ...]) -> None:
+    """A delivery may have been retried more often than the schedule has it now."""
+    with Desk(tmp_path, URL) as desk:
+        desk.answer = exchange(503)
+        delivery = desk.trigger()
+        for number in (1, 2, 3):
+            desk.settled(delivery, number)
+            desk.pass_time(500)
+        desk.settled(delivery, 3)
+        desk.options["schedule"] = delays
+        desk.restart()
+        desk.pass_time(86_400)
+        assert desk.settled(delivery, 4).state == FAILED
+        assert counts(desk) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "field, delay",
+    [
+        ("Retry-After: 3600", 3_600),
+        ("retry-after:3600", 3_600),
+        ("Retry-After: 0000000000120", 120),
+        ("Retry-After: " + formatdate(1_700_000_000 + 7_200, usegmt=True), 7_200),
+        ("Retry-After: 1", 5),  # never shortens
+        ("Retry-After: 0", 5),
+        ("Retry-After:", 5),
+        ("Retry-After: " + formatdate(1_600_000_000, usegmt=True), 5),
+        ("Retry-After: 999999", 86_400),  # not for ever
+        ("Retry-After: " + "9" * 5_000, 86_400),
+        ("Retry-After: " + formatdate(1_900_000_000, usegmt=True), 86_400),
+        ("Retry-After: -3600", 5),
+        ("Retry-After: ²", 5),
+        ("Retry-After: soon", 5),
+        ("Retry-After: Fri, 99 Nov 2023 99:99:99 GMT", 5),
+        ("Retry-After: Tue, 14 Nov 99999 22:13:20 GMT", 5),
+        ("X-Retry-After: 3600", 5),
+    ],
+)
+def test_retry_after_postpones_and_never_shortens(desk: Desk, field: str, delay: float) -> None:
+    desk.answer = exchange(429, field)
+    delivery = desk.settled(desk.trigger())
+    assert delivery.due - desk.clock.now == pytest.approx(delay, abs=1)
+
+
+@pytest.mark.parametrize("status", [200, 204, 299])
+def test_any_2xx_is_success(desk: Desk, status: int) -> None:
+    desk.answer = exchange(status)
+    assert desk.settled(desk.trigger()).state == DELIVERED
+
+
+@pytest.mark.parametrize("status", [300, 301, 304, 307, 400, 404, 409, 429, 500, 503, 999])
+def test_everything_else_is_not(desk: Desk, status: int) -> None:
+    desk.answer = exchange(status)
+    assert desk.settled(desk.trigger()).state == RETRYING
+
+
+def test_a_2xx_that_did_not_come_whole_is_a_failure(desk: Desk) -> None:
+    desk.answer = exchange(200, error="the answer ended after 3 of 9 bytes")
+    delivery = desk.settled(desk.trigger())
+    assert (delivery.state, delivery.attempts[0].status) == (RETRYING, 200)
+
+
+def test_every_attempt_has_the_same_id_and_its_own_time_and_signature(desk: Desk) -> None:
+    desk.register(URL, EVENT, secret=SECRET)
+    desk.answer = exchange(503)
+    delivery = desk.trigger(data={"amount": 1.50, "für": "Zoë"})
+    for number in (1, 2, 3):
+        desk.settled(delivery, number)
+        desk.pass_time(delivery.due - desk.clock.now)
+    signatures = set()
+    for sent in [desk.next_sent() for _ in range(3)]:
+        names = fields(sent.request)
+        assert json.loads(sent.body) == {"event": EVENT, "data": {"amount": 1.50, "für": "Zoë"}}
+        assert names["webhook-id"] == delivery.message.id
+        assert names["webhook-timestamp"] == str(int(sent.at))
+        signed = f"{names['webhook-id']}.{names['webhook-timestamp']}.".encode() + sent.body
+        digest = hmac.new(bytes(range(24)), signed, hashlib.sha256).digest()
+        assert names["webhook-signature"] == "v1," + base64.b64encode(digest).decode()
+        digest = hmac.new(SECRET.encode(), sent.body, hashlib.sha256).digest()
+        assert names["x-hub-signature-256"] == "sha256=" + digest.hex()
+        signatures.add(names["webhook-signature"])
+    assert len(signatures) == 3
+
+
+def test_without_a_secret_nothing_is_signed(desk: Desk) -> None:
+    desk.trigger()
+    assert not {"webhook-signature", "x-hub-signature-256"} & fields(desk.next_sent().request).keys()
+
+
+# --- a Unix clock that is wrong: a Desk whose `clock` is not its monotonic one --------------------------------------
+
+
+@pytest.mark.parametrize("step", [YEAR, 3 * 86_400.0, -YEAR])
+def test_a_step_of_the_unix_clock_neither_hurries_nor_delays_a_retry(tmp_path: Path, step: float) -> None:
+    unix = Clock()
+    with Desk(tmp_path, URL, clock=unix) as desk:
+        desk.answer = exchange(503)
+        delivery = desk.settled(desk.trigger())
+        unix.now += step
+        desk.turn()
+        assert (delivery.state, delivery.count) == (RETRYING, 1), "a step made it due"
+        desk.pass_time(5.01)
+        desk.settled(delivery, 2)
+        desk.pass_time(299.0)
+        assert delivery.count == 2
+        desk.pass_time(2.0)
+        desk.settled(delivery, 3)
+        assert delivery.state == RETRYING
+
+
+@pytest.mark.parametrize("ahead", [YEAR, 3 * 86_400.0])
+def test_a_retry_that_was_planned_under_a_clock_that_was_ahead_waits_for_a_day_or_so_at_the_most(
+    tmp_path: Path, ahead: float
+) -> None:
+    """The journal has Unix times, and the clock may have been put right before the start."""
+    unix = Clock()
+    unix.now += ahead
+    with Desk(tmp_path, URL, clock=unix) as desk:
+        desk.answer = exchange(503)
+        delivery = desk.settled(desk.trigger())
+        desk.stop()
+        unix.now -= ahead
+        desk.open(desk.folder)
+        assert 0 < desk.find(delivery).due - unix.now <= MAX_RETRY_AFTER * (1 + JITTER)
+        assert desk.find(delivery).state == RETRYING
+        desk.pass_time(MAX_RETRY_AFTER * (1 + JITTER) + 1)
+        assert desk.settled(delivery, 2).state == RETRYING
+
+
+def test_a_redelivery_of_one_that_was_planned_under_a_wrong_clock_shows_no_due_time_that_is_none(
+    tmp_path: Path,
+) -> None:
+    unix, blocking = Clock(), Blocking()
+    unix.now += YEAR
+    with Desk(tmp_path, URL, clock=unix) as desk, held(blocking):
+        desk.answer = exchange(503)
+        delivery = desk.settled(desk.trigger())
+        desk.answer = blocking
+        desk.dispatcher.redeliver(delivery)
+        desk.under_way(delivery)
+        files = desk.copy(tmp_path / "later")
+    unix.now -= YEAR
+    with Desk(files, answer=exchange(503), clock=unix) as desk:
+        found = desk.settled(delivery, 2)
+        assert found.state == RETRYING and found.due - unix.now <= MAX_RETRY_AFTER * (1 + JITTER)
+
+
+# --- 410 Gone -------------------------------------------------------------------------------------------------------
+
+
+def test_a_410_that_ends_early_is_tried_again(desk: Desk) -> None:
+    desk.answer = exchange(410, error="the answer ended after 3 of 9 bytes")
+    delivery = desk.settled(desk.trigger())
+    assert delivery.state == RETRYING and desk.store.has(URL)
+
+
+def test_410_fails_the_delivery_unregisters_the_url_and_cancels_its_others(desk: Desk) -> None:
+    desk.register(URL, OTHER, secret=SECRET)
+    desk.register(SECOND, EVENT)
+    desk.answer = exchange(503)
+    retrying = [desk.settled(desk.trigger(event)) for event in (EVENT, OTHER)]
+    blocking = Blocking(exchange(410))
+    with held(blocking):
+        desk.answer = lambda url: blocking(url) if url == URL else exchange()
+        gone = desk.under_way(desk.trigger())
+        pending = [desk.trigger() for _ in range(3)]
+    desk.settled(gone)
+    assert gone.state == FAILED
+    eventually(lambda: not desk.store.has(URL))
+    eventually(lambda: [d.state for d in retrying + pending] == [CANCELLED] * 5)
+    assert desk.store.secret(URL) is None and desk.store.urls() == [SECOND]
+    eventually(lambda: counts(desk) == (1, 0))  # only the first one of SECOND, which is retrying
+
+
+def test_urls_that_answer_410_are_unregistered_together_while_others_are_sent_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unregistration waits for the disk: no sender does."""
+    urls = [f"http://{number}.test/" for number in range(50)]
+    entered, gate = threading.Event(), threading.Event()
+    with Desk(tmp_path, *urls) as desk, held(gate):
+        unregister_urls, replacements = desk.store.unregister_urls, []
+
+        def slow_disk(gone: Any) -> Any:
+            replacements.append(gone)
+            entered.set()
+            assert gate.wait(SECONDS)
+            return unregister_urls(gone)
+
+        monkeypatch.setattr(desk.store, "unregister_urls", slow_disk)
+        desk.answer = lambda url: exchange(410) if url in urls else exchange()
+        message = desk.accept()
+        assert entered.wait(SECONDS)
+        for delivery in message.deliveries:
+            assert delivery is not None
+            assert desk.settled(delivery).state == FAILED
+        desk.register(SECOND, OTHER)
+        assert desk.settled(desk.trigger(OTHER)).state == DELIVERED
+        gate.set()
+        eventually(lambda: desk.store.urls() == [SECOND])
+        assert len(replacements) <= 2, "each was unregistered alone"
+
+
+def test_a_url_that_answered_410_and_was_registered_again_stays_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its integrator was answered 200 after that 410: also when the unregistration is about to be written."""
+    with Desk(tmp_path, URL) as desk:
+        unregister_urls = desk.store.unregister_urls
+
+        def registered_first(gone: Any) -> Any:
+            desk.register(URL, EVENT)
+            return unregister_urls(gone)
+
+        monkeypatch.setattr(desk.store, "unregister_urls", registered_first)
+        desk.answer = exchange(410)
+        desk.settled(desk.trigger())
+        eventually(lambda: any("410" in line for line in desk.log))
+        desk.dispatcher.keep_house()
+        assert desk.store.registered(URL, EVENT)
+        desk.answer = exchange()
+        assert desk.settled(desk.trigger()).state == DELIVERED
+
+
+def test_a_410_that_the_disk_refuses_to_unregister_is_tried_again_after_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Desk(tmp_path, URL) as desk:
+        unregister_urls, refused = desk.store.unregister_urls, threading.Event()
+
+        def refuse(gone: Any) -> Any:
+            refused.set()
+            raise StoreError("No space left on device")
+
+        monkeypatch.setattr(desk.store, "unregister_urls", refuse)
+        desk.answer = exchange(410)
+        desk.settled(desk.trigger())
+        assert refused.wait(SECONDS)
+        assert not desk.dispatcher.keep_house(), "it would be tried again without a pause"
+        assert any("could not be unregistered: No space" in line for line in desk.log)
+        assert desk.settled(desk.trigger(), 0).state in (PENDING, CANCELLED), "it does not want to hear from us"
+        monkeypatch.setattr(desk.store, "unregister_urls", unregister_urls)
+        assert desk.dispatcher.keep_house()
+        assert not desk.store.has(URL)
+
+
+# --- unregistering --------------------------------------------------------------------------------------------------
+
+
+def test_unregister_cancels_what_waits_of_that_event_only(desk: Desk) -> None:
+    desk.register(URL, OTHER)
+    desk.answer = exchange(503)
+    retrying = {event: desk.settled(desk.trigger(event)) for event in (EVENT, OTHER)}
+    blocking = Blocking()
+    with held(blocking):
+        desk.answer = blocking
+        under_way = desk.under_way(desk.trigger())
+        waiting = {event: desk.trigger(event) for event in (EVENT, OTHER)}
+        desk.unregister(URL, EVENT)
+        assert (waiting[EVENT].state, retrying[EVENT].state) == (CANCELLED, CANCELLED)
+        assert (waiting[OTHER].state, retrying[OTHER].state) == (PENDING, RETRYING)
+    assert desk.settled(under_way).state == DELIVERED
+    assert desk.settled(waiting[OTHER]).state == DELIVERED
+    desk.pass_time(10)
+    assert desk.settled(retrying[OTHER], 2).state == DELIVERED
+    assert waiting[EVENT].count == 0
+    assert [d[EVENT].to_json()["error"] for d in (waiting, retrying)] == ["unregistered", "unregistered"]
+    assert counts(desk) == (0, 0)
+
+
+def test_what_was_cancelled_is_said_in_one_line_and_forgotten_by_a_redelivery(desk: Desk) -> None:
+    desk.answer = exchange(503)
+    first, *_ = [desk.settled(desk.trigger()) for _ in range(3)]
+    desk.unregister(URL, EVENT)
+    assert desk.log[-1] == f"{EVENT} -> {URL}: unregistered, 3 waiting cancelled"
+    desk.register(URL, EVENT)
+    desk.answer = exchange()
+    desk.dispatcher.redeliver(first)
+    assert desk.settled(first, 2).state == DELIVERED and "error" not in first.to_json()
+    desk.restart()
+    assert "error" not in desk.find(first).to_json()
+
+
+def test_a_cancellation_is_on_the_disk_before_it_is_answered_and_stays_after_a_kill(
+    tmp_path: Path, listener: Listener
+) -> None:
+    """Also when the event is registered again."""
+    synced: list[bytes] = []
+
+    def fsync(descriptor: int) -> None:
+        os.fsync(descriptor)
+        synced[:] = [journal.read_bytes()] if journal.exists() else []
+
+    journal, url = tmp_path / JOURNAL, listener.url()
+    listener.answer = b"HTTP/1.1 503 -\r\nContent-Length: 0\r\n\r\n"
+    with Pair(tmp_path, fsync=fsync, schedule=(3_600,)) as pair:
+        pair.register(url, EVENT)
+        pair.trigger(EVENT, 1, Prefer="wait=5")
+        assert pair.call("DELETE", "/webhooks/unregister", {"url": url, "event": EVENT}).status == 200
+        last = [line for line in synced[0].splitlines() if b'"delivery"' in line][-1]
+        assert json.loads(last)["state"] == CANCELLED
+        (tmp_path / "later").mkdir()
+        (tmp_path / "later" / journal.name).write_bytes(synced[0])
+    with Desk(tmp_path / "later") as desk:
+        assert desk.dispatcher.orphans() == {}
+        desk.register(url, EVENT)
+        desk.pass_time(7_200)
+        assert [d.state for d in desk.all()] == [CANCELLED] and desk.sent.empty()
+
+
+def test_what_was_accepted_for_a_new_registration_is_not_cancelled_by_the_end_of_the_old_one(desk: Desk) -> None:
+    blocking = Blocking()
+    with held(blocking):
+        desk.answer = blocking
+        desk.trigger()
+        desk.store.unregister(URL, EVENT, lambda _: None)
+        desk.register(URL, EVENT)
+        accepted = desk.trigger()
+        desk.dispatcher.cancel(URL, EVENT)
+        assert accepted.state == PENDING
+    assert desk.settled(accepted).state == DELIVERED
+
+
+def test_an_attempt_that_fails_after_the_unregistration_is_not_tried_again(desk: Desk) -> None:
+    blocking = Blocking(exchange(503))
+    with held(blocking):
+        desk.answer = blocking
+        delivery = desk.under_way(desk.trigger())
+        desk.unregister(URL, EVENT)
+    assert desk.settled(delivery).state == CANCELLED
+
+
+def test_a_redelivery_under_way_that_fails_after_the_unregistration_leaves_no_retry(desk: Desk) -> None:
+    """Its planned retries have been cancelled with the rest."""
+    desk.answer = exchange(503)
+    delivery = desk.settled(desk.trigger())
+    blocking = Blocking(exchange(503))
+    with held(blocking):
+        desk.answer = blocking
+        desk.dispatcher.redeliver(delivery)
+        desk.under_way(delivery)
+        desk.unregister(URL, EVENT)
+    assert desk.settled(delivery, 2).state == CANCELLED
+    desk.register(URL, EVENT)
+    desk.answer = exchange()
+    desk.pass_time(86_400)
+    assert desk.sent.qsize() == 2 and counts(desk) == (0, 0)
+
+
+@pytest.mark.parametrize("before", [204, 503])
+@pytest.mark.parametrize("again", [True, False])
+def test_a_redelivery_that_waits_is_cancelled_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, again: bool
+) -> None:
+    """Registered again or not: it is not sent, and the counts are right."""
+    monkeypatch.setattr(sender, "UNDER_WAY", 1)
+    blocking = Blocking()
+    with Desk(tmp_path, URL) as desk, held(blocking):
+        desk.answer = exchange(before)
+        delivery = desk.settled(desk.trigger())
+        desk.register(SECOND, OTHER)
+        desk.answer = blocking
+        other = desk.under_way(desk.trigger(OTHER))
+        desk.dispatcher.redeliver(delivery)
+        assert delivery.state == PENDING
+        desk.unregister(URL, EVENT)
+        assert delivery.state == CANCELLED
+        if again:
+            desk.register(URL, EVENT)
+        blocking.set()
+        desk.settled(other)
+        desk.pass_time(10)
+        desk.pass_time(86_400)
+        assert (delivery.state, delivery.count) == (CANCELLED, 1)
+        assert counts(desk) == (0, 0)
+
+
+def test_a_delivery_that_ends_before_its_attempt_is_told_at_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its URL was unregistered while it was being accepted: whoever waits for its first attempt waits for nothing."""
+    urls_for = desk.store.urls_for
+
+    def unregistered_meanwhile(event: str) -> list[str]:
+        urls = urls_for(event)
+        desk.store.unregister(URL, EVENT, lambda _: None)
+        return urls
+
+    monkeypatch.setattr(desk.store, "urls_for", unregistered_meanwhile)
+    delivery, began = desk.trigger(), time.monotonic()
+    assert desk.dispatcher.wait([delivery], SECONDS)
+    assert delivery.state == CANCELLED
+    assert time.monotonic() - began < SECONDS / 2
+
+
+def test_retries_that_are_cancelled_let_go_of_their_bodies(desk: Desk) -> None:
+    """One that is due before them is no reason to keep them."""
+    desk.answer = exchange(503)
+    desk.settled(desk.trigger())
+    desk.answer = exchange(503, "Retry-After: 80000")
+    for number in range(50):
+        url = f"http://{number}.test/"
+        desk.register(url, OTHER)
+        desk.settled(desk.trigger(OTHER, number))
+        desk.unregister(url, OTHER)
+    for _ in range(10):
+        gc.collect()
+    planned = {e[2].id for e in gc.get_objects() if type(e) is tuple and len(e) == 3 and isinstance(e[2], Delivery)}
+    assert len(planned) <= 2
+
+
+# --- what waits for a webhook that is gone --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [503, 0])
+def test_a_start_keeps_what_waits_for_a_webhook_that_is_gone_until_it_is_registered_again(
+    tmp_path: Path, answer: int
+) -> None:
+    """An empty webhooks.json, say: only its owner knows whether that is meant."""
+    blocking = Blocking(exchange(503))
+    with Desk(tmp_path, URL, SECOND) as desk, held(blocking):
+        desk.answer = exchange(503) if answer else blocking
+        deliveries = [d for d in desk.accept().deliveries if d is not None]
+        for delivery in deliveries:
+            desk.settled(delivery) if answer else desk.under_way(delivery)
+        files = tmp_path if answer else desk.copy(tmp_path / "later")
+    (files / "webhooks.json").write_text("[]\n", "utf-8")
+    with Desk(files) as desk:
+        assert desk.dispatcher.orphans() == {URL: 1, SECOND: 1}
+        desk.pass_time(86_400)
+        desk.restart()
+        assert desk.dispatcher.orphans() == {URL: 1, SECOND: 1}
+        assert counts(desk) == (2, 0) and desk.sent.empty()
+        desk.register(URL, OTHER)
+        assert desk.dispatcher.orphans() == {URL: 1, SECOND: 1}, "it waits for its own event"
+        desk.register(URL, EVENT)
+        desk.pass_time(86_400)
+        first, second = deliveries if deliveries[0].url == URL else reversed(deliveries)
+        assert desk.settled(first, 2 if answer else 1).state == DELIVERED
+        desk.dispatcher.cancel(SECOND, EVENT)
+        assert desk.find(second).state == CANCELLED
+        assert desk.dispatcher.orphans() == {} and counts(desk) == (0, 0)
+        desk.restart()
+        assert desk.find(second).state == CANCELLED
+
+
+def test_what_waits_for_an_event_that_is_gone_is_not_redelivered_and_then_sent_once(tmp_path: Path) -> None:
+    with Desk(tmp_path, URL) as desk:
+        desk.register(URL, OTHER)
+        desk.answer = exchange(503)
+        delivery = desk.settled(desk.trigger())
+        desk.stop()
+        (tmp_path / "webhooks.json").write_text(json.dumps([{"url": URL, "event": OTHER}]), "utf-8")
+        desk.open(tmp_path)
+        desk.answer = exchange()
+        with pytest.raises(NotPossible, match=f"no longer registered for {EVENT}"):
+            desk.dispatcher.redeliver(desk.find(delivery))
+        desk.register(URL, EVENT)
+        desk.pass_time(10)
+        assert desk.settled(delivery, 2).state == DELIVERED
+        desk.pass_time(86_400)
+        assert desk.sent.qsize() == 2 and counts(desk) == (0, 0)
+
+
+# --- pings ----------------------------------------------------------------------------------------------------------
+
+
+def ping(desk: Desk) -> Delivery:
+    """The newest ping of the only URL."""
+    (delivery,) = desk.dispatcher.ping()
+    return delivery
+
+
+def test_a_ping_is_never_retried(desk: Desk) -> None:
+    desk.answer = exchange(503)
+    delivery = ping(desk)
+    assert desk.dispatcher.wait([delivery], SECONDS)
+    assert (delivery.state, delivery.due) == (FAILED, 0.0)
+    desk.pass_time(86_400)
+    assert delivery.state == FAILED and desk.sent.qsize() == 1
+    assert desk.next_sent().body == b'{"event": "ping", "data": "Ping from Exposee"}'
+
+
+def test_a_ping_goes_past_backlogs_and_back_offs(desk: Desk) -> None:
+    desk.answer = exchange(503)
+    retrying = desk.settled(desk.trigger())
+    blocking = Blocking()
+    with held(blocking):
+        desk.answer = blocking
+        under_way = desk.under_way(desk.trigger())
+        waiting = [desk.trigger() for _ in range(20)]
+        desk.answer = exchange()
+        delivery = desk.settled(ping(desk))
+        assert delivery.state == DELIVERED
+        names = [fields(desk.next_sent().request)["webhook-id"] for _ in range(3)]
+        assert names == [d.message.id for d in (retrying, under_way, delivery)], "it did not go past those that wait"
+        assert retrying.state == RETRYING
+    desk.settled(waiting[-1])
+
+
+def test_a_ping_under_way_is_shared(desk: Desk) -> None:
+    blocking = Blocking()
+    with held(blocking):
+        desk.answer = blocking
+        first = desk.under_way(ping(desk))
+        desk.register(SECOND, OTHER)
+        both = desk.dispatcher.ping()
+        assert first in both and {d.url for d in both} == {URL, SECOND}
+        eventually(lambda: counts(desk)[1] == 2)
+        assert set(desk.dispatcher.ping()) == set(both)
+    assert desk.dispatcher.wait(both, SECONDS)
+    assert desk.sent.qsize() == 2
+    eventually(lambda: counts(desk) == (0, 0))
+    assert not set(desk.dispatcher.ping()) & set(both), "a ping that is over is not shared"
+
+
+def test_a_round_of_pings_begins_when_the_last_one_has_been_sent_and_all_askers_share_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "UNDER_WAY", 1)
+    first, second = Blocking(), Blocking()
+    answers = {URL: first, SECOND: second}
+    with Desk(tmp_path, URL, SECOND) as desk, held(first), held(second):
+        desk.answer = lambda url: answers[url](url)
+        begun = desk.dispatcher.ping()
+        asked: queue.Queue[list[Delivery]] = queue.Queue()
+        askers = [threading.Thread(target=lambda: asked.put(desk.dispatcher.ping())) for _ in range(5)]
+        for asker in askers:
+            asker.start()
+        with pytest.raises(queue.Empty):
+            asked.get(timeout=0.1)
+        assert desk.sent.qsize() == 1
+        under_way = next(d for d in begun if d.state == DELIVERING)
+        answers[under_way.url].set()  # so the other one is sent
+        rounds = [asked.get(timeout=SECONDS) for _ in askers]
+        assert {frozenset(it) for it in rounds} == {frozenset(rounds[0])}
+        both = {d.url: d for d in rounds[0]}
+        (waiting,) = [d for d in begun if d is not under_way]
+        assert both[waiting.url] is waiting, "a URL whose ping is under way is sent another"
+        assert both[under_way.url] is not under_way
+        for asker in askers:
+            asker.join(SECONDS)
+
+
+def test_a_round_of_pings_does_not_wait_for_ever_for_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "UNDER_WAY", 1)
+    monkeypatch.setattr(dispatching, "PING_SECONDS", 0.05)
+    blocking = Blocking()
+    with Desk(tmp_path, URL, SECOND) as desk, held(blocking):
+        desk.answer = blocking
+        begun = desk.dispatcher.ping()
+        assert set(desk.dispatcher.ping()) == set(begun)
+
+
+def test_urls_that_refuse_and_are_pinged_without_end_stop_no_delivery(tmp_path: Path) -> None:
+    refusing = [f"http://{number}.test/" for number in range(5_000)]
+    entries = [{"url": url, "event": OTHER} for url in refusing]
+    (tmp_path / "webhooks.json").write_text(json.dumps(entries), "utf-8")
+    stop, rounds = threading.Event(), list[int]()
+    with Desk(tmp_path, URL, monotonic=time.monotonic, log=lambda line: None) as desk:
+        desk.answer = lambda url: exchange() if url == URL else exchange(0, error="connection refused")
+
+        def ping_without_end() -> None:
+            while not stop.is_set():
+                rounds.append(len(desk.dispatcher.ping()))
+
+        pinging = [threading.Thread(target=ping_without_end) for _ in range(4)]
+        with held(stop):
+            for thread in pinging:
+                thread.start()
+            eventually(lambda: counts(desk)[0] > 1_000, "a round of pings")
+            slowest = 0.0
+            for number in range(50):
+                began = time.monotonic()
+                desk.settled(desk.trigger(data=number))
+                slowest = max(slowest, time.monotonic() - began)
+            assert slowest < 2.0
+        for thread in pinging:
+            thread.join(SECONDS)
+        assert rounds
+
+
+def test_each_url_is_pinged_once_however_many_events_it_has(desk: Desk) -> None:
+    desk.register(URL, OTHER, "payment_processed")
+    assert len(desk.dispatcher.ping()) == 1
+
+
+def test_a_ping_under_way_has_failed_after_a_restart(desk: Desk, tmp_path: Path) -> None:
+    blocking = Blocking()
+    with held(blocking):
+        desk.answer = blocking
+        delivery = desk.under_way(ping(desk))
+        files = desk.copy(tmp_path / "later")
+    with Desk(files) as later:
+        assert later.find(delivery).to_json()["error"] == "interrupted by a restart"
+        assert later.find(delivery).state == FAILED
+        with pytest.raises(NotPossible, match="interrupted by a restart"):
+            later.dispatcher.confirm_ping(URL)
+        assert counts(later) == (0, 0)
+
+
+def test_a_confirmed_ping_stays_confirmed(desk: Desk) -> None:
+    with pytest.raises(NotPossible, match="no ping"):
+        desk.dispatcher.confirm_ping(URL)
+    delivery = desk.settled(ping(desk))
+    desk.dispatcher.confirm_ping(URL)
+    assert delivery.confirmed
+    desk.restart()
+    assert desk.find(delivery).to_json()["confirmed"] is True
+
+
+def test_a_ping_is_confirmed_while_it_is_under_way(desk: Desk) -> None:
+    """The receiver may be quicker than we are with its answer."""
+    blocking = Blocking()
+    with held(blocking):
+        desk.answer = blocking
+        delivery = desk.under_way(ping(desk))
+        desk.dispatcher.confirm_ping(URL)
+    assert desk.settled(delivery).to_json()["confirmed"] is True
+    desk.restart()
+    assert desk.find(delivery).to_json()["confirmed"] is True
+
+
+@pytest.mark.parametrize(
+    "answer, reason",
+    [(exchange(503), "answered 503"), (exchange(0, error="connection refused: x"), "connection refused: x")],
+    ids=["status", "error"],
+)
+def test_a_ping_that_failed_is_not_confirmed_but_refused_with_the_reason(desk: Desk, answer: Any, reason: str) -> None:
+    desk.answer = exchange()
+    desk.settled(ping(desk))
+    desk.answer = answer
+    failed = desk.settled(ping(desk))
+    with pytest.raises(NotPossible, match=reason):
+        desk.dispatcher.confirm_ping(URL)
+    assert not failed.confirmed
+
+
+# --- restarts -------------------------------------------------------------------------------------------------------
+
+
+def test_states_due_times_and_history_survive_a_restart(desk: Desk) -> None:
+    for status in (204, 503, 404):
+        desk.register(f"http://{status}.test/", OTHER)
+    desk.answer = lambda url: exchange(int(url[7:10])) if url != URL else exchange(0, error='refused: "no"')
+    for delivery in desk.accept(OTHER, {"n": 1}).deliveries:
+        assert delivery is not None
+        desk.settled(delivery)
+    failing = desk.settled(desk.trigger())
+    desk.pass_time(10)
+    desk.settled(failing, 2)
+    eventually(lambda: counts(desk) == (3, 0))
+    before = [shown(d) for d in desk.all()]
+    assert {d["state"] for d in before} == {DELIVERED, RETRYING}
+    desk.restart()
+    assert [shown(d) for d in desk.all()] == before
+    assert counts(desk) == (3, 0)
+    desk.pass_time(desk.find(failing).due - desk.clock.now - 1)
+    assert desk.find(failing).state == RETRYING
+    desk.pass_time(1.01)
+    assert desk.settled(failing, 3).count == 3
+    assert "no longer kept" in desk.find(failing).to_json(attempts=True)["attempts"][0]["gone"]
+
+
+def test_what_was_under_way_at_a_kill_is_delivered_again(desk: Desk, tmp_path: Path) -> None:
+    """The journal as a kill leaves it: nothing but the message."""
+    blocking = Blocking()
+    with held(blocking):
+        desk.answer = blocking
+        delivery = desk.trigger(data=1)
+        first = desk.next_sent()
+        with Desk(desk.copy(tmp_path / "later")) as later:
+            assert later.settled(delivery).state == DELIVERED
+            second = later.next_sent()
+    assert fields(first.request)["webhook-id"] == fields(second.request)["webhook-id"]
+    assert first.body == second.body
+
+
+def test_the_last_of_many_records_counts_and_a_start_is_quick(tmp_path: Path) -> None:
+    """A start takes time linear in the file: 20,000 redeliveries of one delivery, with all their attempts."""
+    with Desk(tmp_path, URL) as desk:
+        delivery = desk.settled(desk.trigger())
+        attempt = delivery.attempts[0]
+        for _ in range(30):
+            delivery.add(attempt)
+        record = delivery_record(delivery)
+        delivery.count = 20_031
+        last = delivery_record(delivery)
+        redelivered = delivery_record(delivery, redeliver=True)
+        delivery.count = 31
+        desk.stop()
+        with desk.journal.path.open("ab") as file:
+            file.write((redelivered + record) * 2_000)
+            small = _seconds_to_read(desk)
+            file.write((redelivered + record) * 18_000 + last)
+        assert _seconds_to_read(desk) < max(15 * small, 0.5) + 1.0
+        desk.open(tmp_path)
+        found = desk.find(delivery)
+        assert (found.state, found.count, len(found.attempts)) == (DELIVERED, 20_031, 20)
+        assert found.to_json()["attempt_count"] == 20_031
+        assert counts(desk) == (0, 0)
+
+
+def _seconds_to_read(desk: Desk) -> float:
+    began = time.process_time()
+    desk.open(desk.folder)
+    took = time.process_time() - began
+    desk.stop()
+    return took
+
+
+# --- redelivery -----------------------------------------------------------------------------------------------------
+
+
+def test_redelivery_is_one_more_attempt_with_todays_secret_and_no_retries(desk: Desk) -> None:
+    desk.register(URL, EVENT, secret=SECRET)
+    delivery = desk.settled(desk.trigger(data=1))
+    first = fields(desk.next_sent().request)
+    desk.register(URL, EVENT, secret=NEW_SECRET)
+    desk.answer = exchange(503)
+    desk.clock.now += 100
+    desk.dispatcher.redeliver(delivery)
+    desk.settled(delivery, 2)
+    assert (delivery.state, delivery.due) == (FAILED, 0.0)
+    sent = desk.next_sent()
+    names = fields(sent.request)
+    assert names["webhook-id"] == first["webhook-id"]
+    assert int(names["webhook-timestamp"]) == int(first["webhook-timestamp"]) + 100
+    expected = hmac.new(NEW_SECRET.encode(), sent.body, hashlib.sha256).hexdigest()
+    assert names["x-hub-signature-256"] == f"sha256={expected}"
+    assert desk.dispatcher.counts()["waiting"] == 0
+    desk.answer = exchange()
+    desk.dispatcher.redeliver(delivery)
+    assert desk.settled(delivery, 3).state == DELIVERED
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_redelivery_of_one_that_is_retrying_keeps_its_planned_retries(tmp_path: Path, restarted: bool) -> None:
+    """Also over a kill between its 202 and its attempt."""
+    with Desk(tmp_path, URL) as desk:
+        desk.answer = exchange(503)
+        delivery = desk.settled(desk.trigger())
+        planned = delivery.due
+        blocking = Blocking(exchange(503))
+        with held(blocking):
+            desk.answer = blocking
+            desk.dispatcher.redeliver(delivery)
+            desk.under_way(delivery)
+            files = desk.copy(tmp_path / "later") if restarted else None
+        if not files:
+            _is_retried_as_planned(desk, delivery, planned)
+    if files:
+        with Desk(files, answer=exchange(503), time=desk.clock) as later:
+            _is_retried_as_planned(later, delivery, planned)
+
+
+def _is_retried_as_planned(desk: Desk, delivery: Delivery, planned: float) -> None:
+    delivery = desk.settled(delivery, 2)
+    assert (delivery.state, delivery.due, delivery.tries) == (RETRYING, planned, 1)
+    desk.pass_time(planned - desk.clock.now - 0.1)
+    assert delivery.count == 2
+    desk.pass_time(0.2)
+    desk.settled(delivery, 3)
+    assert (delivery.state, delivery.tries) == (RETRYING, 2)
+    assert delivery.due - desk.clock.now == pytest.approx(RETRY_SCHEDULE[1], abs=1)
+    desk.answer = exchange()
+    desk.pass_time(400)
+    assert desk.settled(delivery, 4).state == DELIVERED
+
+
+def test_a_redelivery_that_succeeds_needs_no_retries_any_more(desk: Desk) -> None:
+    desk.answer = exchange(503)
+    delivery = desk.settled(desk.trigger())
+    desk.answer = exchange()
+    desk.dispatcher.redeliver(delivery)
+    assert desk.settled(delivery, 2).state == DELIVERED
+    desk.pass_time(86_400)
+    assert desk.sent.qsize() == 2 and counts(desk) == (0, 0) and delivery.due == 0.0
+
+
+def test_a_retry_that_comes_due_while_a_redelivery_is_under_way_is_made_after_it(desk: Desk) -> None:
+    desk.answer = exchange(503)
+    delivery = desk.settled(desk.trigger())
+    blocking = Blocking(exchange(503))
+    with held(blocking):
+        desk.answer = blocking
+        desk.dispatcher.redeliver(delivery)
+        desk.under_way(delivery)
+        desk.pass_time(6)
+        assert delivery.state == DELIVERING and desk.sent.qsize() == 2
+    desk.settled(delivery, 2)
+    desk.answer = exchange()
+    desk.pass_time(2)
+    assert desk.settled(delivery, 3).state == DELIVERED
+
+
+def test_redelivery_is_refused_while_an_attempt_is_under_way_or_about_to_be(desk: Desk) -> None:
+    blocking = Blocking()
+    with held(blocking):
+        desk.answer = blocking
+        deliveries = [desk.under_way(desk.trigger()), desk.trigger()]
+        for delivery in deliveries:
+            with pytest.raises(NotPossible, match="under way"):
+                desk.dispatcher.redeliver(delivery)
+
+
+def test_redelivery_to_a_url_that_is_gone_is_refused(desk: Desk) -> None:
+    delivery = desk.settled(desk.trigger())
+    desk.unregister(URL, EVENT)
+    with pytest.raises(NotPossible, match="no longer registered"):
+        desk.dispatcher.redeliver(delivery)
+
+
+@pytest.mark.parametrize("first", [204, 404])
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_redelivery_survives_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int, compacted: bool
+) -> None:
+    """Between the 202 and the attempt; also when the journal was compacted in between. Still without retries."""
+    with Desk(tmp_path, URL, schedule=()) as desk:
+        desk.answer = exchange(first)
+        delivery = desk.settled(desk.trigger())
+        blocking = Blocking()
+        with held(blocking):
+            desk.answer = blocking
+            desk.dispatcher.redeliver(delivery)
+            desk.under_way(delivery)
+            if compacted:
+                monkeypatch.setattr("journal.COMPACT_BYTES", 0)
+                inode = desk.journal.path.stat().st_ino
+                desk.dispatcher.keep_house()
+                assert desk.journal.path.stat().st_ino != inode
+            files = desk.copy(tmp_path / "later")
+        monkeypatch.undo()
+    with Desk(files, answer=exchange(503)) as desk:
+        assert desk.settled(delivery, 2).state == FAILED
+        assert counts(desk) == (0, 0)
+
+
+def test_two_who_ask_for_the_same_redelivery_at_once_leave_right_counts(desk: Desk) -> None:
+    """Both may have been told 202: one attempt is made, and the journal's two records count as one."""
+    delivery = desk.settled(desk.trigger())
+    record = delivery_record(delivery, redeliver=True)
+    for _ in range(2):
+        desk.journal.commit(record, lambda: None)
+    desk.restart()
+    assert desk.settled(delivery, 2).state == DELIVERED
+    assert counts(desk) == (0, 0)
+
+
+def test_a_redelivery_that_came_too_late_takes_no_retries_away_after_a_restart(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was accepted when the retry had just become due: that was its attempt."""
+    desk.answer = exchange(503)
+    delivery = desk.settled(desk.trigger())
+    blocking = Blocking(exchange(503))
+    commit = desk.journal.commit
+
+    def due_meanwhile(record: bytes, accepted: Callable[[], None] = lambda: None) -> None:
+        desk.pass_time(10)
+        desk.under_way(delivery)
+        commit(record, accepted)
+
+    with held(blocking):
+        desk.answer = blocking
+        monkeypatch.setattr(desk.journal, "commit", due_meanwhile)
+        desk.dispatcher.redeliver(delivery)
+    desk.settled(delivery, 2)
+    desk.restart()
+    delivery = desk.find(delivery)
+    assert (delivery.state, delivery.manual, delivery.tries) == (RETRYING, False, 2)
+    assert desk.sent.qsize() == 2
+
+
 def test_a_refused_redelivery_changes_nothing(tmp_path: Path, listener: Listener) -> None:
     disk = Disk()
     with Pair(tmp_path, fsync=disk) as pair:
@@ -942,130 +1073,216 @@ def test_a_refused_redelivery_changes_nothing(tmp_path: Path, listener: Listener
         assert pair.call("POST", f"/deliveries/{name}/attempts").status == 202
 
 
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+
+def test_backlog_full_is_recorded_and_can_be_redelivered(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatching, "MAX_BACKLOG", 2)
+    blocking = Blocking()
+    with held(blocking):
+        desk.answer = blocking
+        deliveries = [desk.under_way(desk.trigger())]
+        deliveries += [desk.trigger() for _ in range(3)]
+        full = deliveries[-1]
+        assert [d.state for d in deliveries] == [DELIVERING, PENDING, PENDING, FAILED]
+        assert full.to_json()["error"] == "backlog full" and not full.attempts
+    for delivery in deliveries[:-1]:
+        desk.settled(delivery)
+    desk.restart()
+    assert desk.find(full).to_json()["error"] == "backlog full"
+    desk.dispatcher.redeliver(desk.find(full))
+    assert desk.settled(full).state == DELIVERED
+
+
+def test_retries_that_wait_are_part_of_the_backlog(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatching, "MAX_BACKLOG", 2)
+    desk.answer = exchange(503)
+    assert [desk.settled(desk.trigger()).state for _ in range(2)] == [RETRYING] * 2
+    assert desk.trigger().state == FAILED
+
+
+@pytest.mark.parametrize("limit, value", [("MAX_WAITING", 320), ("MAX_BODIES", 320 * 200)])
+@pytest.mark.parametrize("dead", [1, 50])
+def test_dead_urls_close_trigger_for_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, dead: int
+) -> None:
+    """Each has a share of what is left, so that there is always something left."""
+    monkeypatch.setattr(dispatching, limit, value)
+    urls = [f"http://dead-{number}.test/" for number in range(dead)]
+    with Desk(tmp_path, URL, log=lambda line: None) as desk:
+        for number, url in enumerate(urls):
+            desk.register(url, f"event-{number}")
+        desk.answer = lambda url: exchange() if url == URL else exchange(0, error="connection refused")
+        refused = 0
+        for number in range(dead):
+            for _ in range(value // (1 if limit == "MAX_WAITING" else 200) // dead + 20):
+                delivery = desk.trigger(f"event-{number}", "x" * 150)
+                refused += delivery.error == "backlog full"
+        assert refused > 0
+        assert desk.settled(desk.trigger(data="x" * 150)).state == DELIVERED
+        eventually(lambda: counts(desk)[1] == 0)
+        used = counts(desk)[0] * (1 if limit == "MAX_WAITING" else len(delivery.message.body))
+        assert used <= (value if dead > 1 else value / 8), "its share is more than a share"
+
+
+@pytest.mark.parametrize("limit, value", [("MAX_WAITING", 3), ("MAX_BODIES", 150)])
+def test_a_dispatcher_that_is_full_answers_503_and_accepts_nothing(
+    tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    listener.answer = listener.hang
+    monkeypatch.setattr(dispatching, limit, value)
+    with Pair(tmp_path, timeout=SECONDS) as pair:
+        answers = []
+        for number in range(6):  # each for a URL of its own, whose share is one delivery at the least
+            pair.call("DELETE", "/webhooks/unregister", {"url": listener.url(f"/{number - 1}"), "event": EVENT})
+            pair.register(listener.url(f"/{number}"), EVENT)
+            answers.append(pair.trigger(EVENT, "x" * 20))
+        statuses = [answer.status for answer in answers]
+        accepted = statuses.count(202)
+        assert accepted in (2, 3) and statuses == [202] * accepted + [503] * (6 - accepted)
+        refused = answers[-1]
+        assert int(refused.headers["retry-after"]) > 0
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert "wait" in refused.json()["detail"]
+        assert len(pair.call("GET", "/deliveries").json()["deliveries"]) == accepted
+        listener.close()
+
+
+def test_what_is_full_says_what(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatching, "MAX_WAITING", 0)
+    with pytest.raises(Full, match="0 deliveries wait already, 0 are the limit"):
+        desk.trigger()
+
+
+# --- a disk that goes on failing ------------------------------------------------------------------------------------
+
+
+def test_a_housekeeper_pauses_after_the_disk_has_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if it is woken, as each 410 does: else a full disk costs a core."""
+    calls: queue.Queue[int] = queue.Queue()
+    outcome = [False]
+
+    def work() -> bool:
+        calls.put(1)
+        return outcome[0]
+
+    monkeypatch.setattr(housekeeper, "PAUSE_SECONDS", 600.0)
+    keeper = Housekeeper(work, print)
+    keeper.start()
+    calls.get(timeout=SECONDS)
+    for _ in range(20):
+        keeper.wake()
+        with pytest.raises(queue.Empty):
+            calls.get(timeout=0.005)
+    outcome[0] = True
+    keeper.close()  # ends the pause
+    assert calls.get(timeout=SECONDS)
+
+
+def test_a_housekeeper_works_at_once_when_it_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: queue.Queue[int] = queue.Queue()
+    monkeypatch.setattr(housekeeper, "FLUSH_SECONDS", 600.0)
+
+    def work() -> bool:
+        calls.put(1)
+        return True
+
+    keeper = Housekeeper(work, print)
+    keeper.start()
+    for _ in range(3):
+        calls.get(timeout=SECONDS)
+        keeper.wake()
+    keeper.close()
+
+
+def test_a_housekeeper_says_what_went_wrong_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeper, "PAUSE_SECONDS", 0.01)
+    calls, lines = iter([1, 2]), queue.Queue[str]()
+    done = threading.Event()
+
+    def work() -> bool:
+        if next(calls, None):
+            raise RuntimeError("a bug")
+        done.set()
+        return True
+
+    keeper = Housekeeper(work, lines.put)
+    keeper.start()
+    assert done.wait(SECONDS)
+    assert "a bug" in lines.get(timeout=SECONDS)
+    keeper.close()
+
+
+def test_however_often_a_delivery_changes_one_note_of_it_waits_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal keeps the last note of each key: so a disk that refuses for hours costs no more memory."""
+    with Desk(tmp_path, URL) as desk:
+        desk.answer = exchange(503)
+        delivery = desk.settled(desk.trigger())
+        desk.dispatcher.keep_house()
+        written, note, keys = desk.journal.path.read_bytes(), desk.journal.note, set()
+
+        def counted(key: Any, record: bytes) -> None:
+            keys.add(key)
+            note(key, record)
+
+        monkeypatch.setattr(desk.journal, "note", counted)
+        for number in range(2, 10):
+            desk.pass_time(86_400 * 1.3)
+            desk.settled(delivery, number)
+        assert keys == {delivery}
+        eventually(lambda: desk.dispatcher.keep_house() and desk.journal.path.read_bytes() != written)
+        desk.restart()
+        assert desk.find(delivery).count == 9
+
+
+# --- start and end --------------------------------------------------------------------------------------------------
+
+
+def test_close_waits_for_attempts_under_way_and_counts_what_waits(tmp_path: Path) -> None:
+    desk, blocking = Desk(tmp_path, URL), Blocking()
+    desk.answer = blocking
+    counted: queue.Queue[int] = queue.Queue()
+    with held(blocking):
+        deliveries = [desk.trigger() for _ in range(4)]
+        desk.under_way(deliveries[0])
+        closing = threading.Thread(target=lambda: counted.put(desk.stop()))
+        closing.start()
+        with pytest.raises(queue.Empty):
+            counted.get(timeout=0.05)
+    assert counted.get(timeout=SECONDS) == 3
+    closing.join(SECONDS)
+    assert deliveries[0].state == DELIVERED and desk.sent.qsize() == 1
+
+
+def test_close_gives_up_after_its_time(tmp_path: Path) -> None:
+    desk, blocking = Desk(tmp_path, URL, monotonic=time.monotonic), Blocking()
+    desk.answer = blocking
+    with held(blocking):
+        desk.under_way(desk.trigger())
+        began = time.monotonic()
+        assert desk.stop(0.05) == 1
+        assert time.monotonic() - began < 2
+    assert any("Waiting up to 0 s" in line for line in desk.log)
+
+
+def test_what_ends_at_a_shutdown_is_in_the_journal(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, URL)
+    delivery = desk.settled(desk.trigger())
+    desk.stop()
+    assert delivery_record(delivery) in desk.journal.path.read_bytes()
+
+
 def test_a_trigger_during_the_shutdown_is_refused_and_leaves_nothing(desk: Desk) -> None:
     """A request that was read late: it is answered 503, as StoreError is, and not as a bug of ours."""
-    desk.office.close()
-    desk.store.close()
+    desk.stop()
     try:
         with pytest.raises(StoreError, match="shutting down"):
             desk.trigger()
     finally:
         desk.open(desk.folder)
-    assert desk.states() == {}
-
-
-# --- over HTTP ----------------------------------------------------------------------------------------------------
-
-
-def test_deliveries_are_listed_newest_first_and_filtered(pair: Pair, listener: Listener) -> None:
-    paths = ["/good", "/bad"]
-
-    def answer(connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 204 -\r\n\r\n")
-
-    with Listener(b"HTTP/1.1 500 -\r\nContent-Length: 0\r\n\r\n") as bad:
-        listener.answer = answer
-        urls = [listener.url(paths[0]) + "?a=1&b=2", bad.url(paths[1])]
-        for url in urls:
-            pair.register(url, EVENT)
-        ids = [pair.trigger(EVENT, n, Prefer="wait=5").json()["id"] for n in range(3)]
-
-        def listed(query: str) -> list[dict[str, Any]]:
-            answer = pair.call("GET", "/deliveries" + query)
-            assert answer.status == 200, answer
-            return answer.json()["deliveries"]  # type: ignore[no-any-return]
-
-        assert [d["message"] for d in listed("")] == [name for name in reversed(ids) for _ in urls]
-        assert {d["message"] for d in listed(f"?message={ids[1]}")} == {ids[1]}
-        quoted = urls[0].replace(":", "%3A").replace("/", "%2F").replace("?", "%3F").replace("&", "%26")
-        assert [d["url"] for d in listed(f"?url={quoted}")] == [urls[0]] * 3
-        assert [d["url"] for d in listed("?state=delivered")] == [urls[0]] * 3
-        assert [d["status"] for d in listed("?state=retrying")] == [500] * 3
-        assert len(listed("?limit=2")) == 2 and listed("?limit=2") == listed("")[:2]
-        assert len(listed(f"?message={ids[0]}&state=delivered")) == 1
-        assert listed("?message=msg_unknown") == []
-
-
-@pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=x", "limit=1001", "limit=99999999999", "state=lost"])
-def test_filters_that_mean_nothing_are_422(pair: Pair, query: str) -> None:
-    answer = pair.call("GET", f"/deliveries?{query}")
-    assert answer.status == 422
-    assert query.partition("=")[0] in answer.json()["detail"]
-
-
-def test_a_delivery_shows_the_bytes_that_the_receiver_got(pair: Pair, listener: Listener) -> None:
-    listener.answer = b"HTTP/1.1 200 Gr\xfc\xdfe\r\nX-A: 1\r\nContent-Length: 3\r\n\r\nok\xff"
-    pair.register(listener.url(), EVENT, secret=SECRET)
-    name = pair.trigger(EVENT, "Zoë", Prefer="wait=5").json()["deliveries"][0]["id"]
-    shown = pair.call("GET", f"/deliveries/{name}").json()
-    (attempt,) = shown["attempts"]
-    assert attempt["request"].encode("latin-1") == listener.next()
-    assert attempt["response"].encode("latin-1") == listener.answer
-    assert (attempt["status"], shown["state"]) == (200, DELIVERED)
-    assert pair.call("GET", "/deliveries/dlv_0_0").status == 404
-
-
-def test_a_redelivery_over_http(pair: Pair, listener: Listener) -> None:
-    pair.register(listener.url(), EVENT)
-    name = pair.trigger(EVENT, 1, Prefer="wait=5").json()["deliveries"][0]["id"]
-    first = listener.next()
-    answer = pair.call("POST", f"/deliveries/{name}/attempts")
-    assert answer.status == 202 and answer.headers["location"] == f"/deliveries/{name}"
-    second = listener.next()
-    assert fields(first)["webhook-id"] == fields(second)["webhook-id"]
-    eventually(lambda: pair.call("GET", f"/deliveries/{name}").json()["attempt_count"] == 2)
-    assert pair.call("POST", "/deliveries/dlv_0_0/attempts").status == 404
-    pair.call("DELETE", "/webhooks/unregister", {"url": listener.url(), "event": EVENT})
-    assert pair.call("POST", f"/deliveries/{name}/attempts").status == 409
-
-
-def test_a_stream_has_an_event_for_each_change(pair: Pair, listener: Listener) -> None:
-    pair.register(listener.url(), EVENT)
-    with pair.client() as client:
-        data = _open_stream(client)
-        message = pair.trigger(EVENT, 1).json()["id"]
-        states = []
-        while DELIVERED not in states:
-            data += client.sock.recv(65_536)
-            *blocks, data = data.split(b"\n\n")
-            for block in blocks:
-                if b"event: delivery" in block:
-                    change = json.loads(block.partition(b"data: ")[2].split(b"\r\n")[0])
-                    assert (change["message"], change["event"]) == (message, EVENT)
-                    states.append(change["state"])
-
-
-def test_a_ninth_stream_is_503(pair: Pair) -> None:
-    clients = [pair.client() for _ in range(8)]
-    try:
-        for client in clients:
-            _open_stream(client)
-        refused = pair.call("GET", "/deliveries/stream")
-        assert refused.status == 503 and refused.headers["retry-after"]
-    finally:
-        for client in clients:
-            client.close()
-
-
-def test_a_stream_that_never_began_takes_no_place(pair: Pair) -> None:
-    for _ in range(9):
-        with pair.client() as client:
-            client.send(request("HEAD", "/deliveries/stream"))
-            assert client.receive(head=True).status == 200
-    with pair.client() as client:
-        _open_stream(client)
-
-
-def _open_stream(client: Client) -> bytes:
-    """Ask for the stream; returns what has come of it after its first event."""
-    client.send(request("GET", "/deliveries/stream"))
-    data = b""
-    while b"retry: " not in data or not data.endswith(b"\n\n"):
-        more = client.sock.recv(65_536)
-        assert more, data
-        data += more
-    assert b" 200 " in data.split(b"\r\n")[0] and b"text/event-stream" in data
-    return b""
+    assert desk.all() == []
 
 
 # --- each fault, and its recorded outcome ---------------------------------------------------------------------------
@@ -1139,9 +1356,9 @@ def test_a_fault_is_recorded_and_harms_nothing_else(
         assert error is None and "error" not in outcome or error is not None and error in outcome["error"], outcome
         if state == RETRYING:
             delay = 7_200 if status == 429 else 3_600
-            found = pair.office.find(outcome["id"])
+            found = pair.dispatcher.find(outcome["id"])
             assert found is not None and found.due - time.time() == pytest.approx(delay, rel=JITTER + 0.01)
-        assert pair.store.has(url) is (status != 410)
+        eventually(lambda: pair.store.has(url) is (status != 410))
         assert status != 301 or bad.requests.qsize() == 1
         pair.register(listener.url(), OTHER)
         assert pair.trigger(OTHER, 2, Prefer="wait=5").json()["deliveries"][0]["state"] == DELIVERED
@@ -1155,7 +1372,7 @@ def _serve_tls(folder: Path) -> str:
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
     make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2".split()
     subprocess.run([*make, "-keyout", key, "-out", certificate, *names], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = SSLContext(PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server = socket.create_server(("127.0.0.1", 0))
 
@@ -1163,34 +1380,8 @@ def _serve_tls(folder: Path) -> str:
         with server, server.accept()[0] as connection:
             try:
                 context.wrap_socket(connection, server_side=True).close()
-            except (ssl.SSLError, OSError):
+            except (SSLError, OSError):
                 pass  # the exposee does not like the certificate
 
     threading.Thread(target=serve, daemon=True).start()
     return f"https://127.0.0.1:{server.getsockname()[1]}/hook"
-
-
-def test_prefer_wait_ends_with_202_when_the_receiver_hangs(pair: Pair, listener: Listener) -> None:
-    listener.answer = listener.hang
-    pair.register(listener.url(), EVENT)
-    assert pair.trigger(EVENT, 1, Prefer="wait=1").status == 202
-    listener.close()
-
-
-def test_a_message_for_nobody_is_accepted_and_forgotten(desk: Desk) -> None:
-    message: Message = desk.office.trigger(OTHER, 1)
-    assert message.deliveries == [] and desk.states() == {}
-    desk.restart()
-    assert desk.office.counts()["waiting"] == 0
-
-
-def test_a_burst_is_told_to_a_watcher_in_batches(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To write thousands of deliveries down at once would hold up the sending of them."""
-    monkeypatch.setattr(watching, "WATCH_BATCH", 3)
-    watcher = desk.office.watchers.watch()
-    found = [desk.trigger(data=number) for number in range(7)]
-    for delivery in found:
-        desk.settled(delivery, 1)
-    batches = [watcher.wait(SECONDS) for _ in range(3)]
-    assert [len(batch) for batch in batches] == [3, 3, 1]
-    assert {news["id"] for batch in batches for news in batch} == {delivery.id for delivery in found}

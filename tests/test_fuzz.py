@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import SECONDS, Client, Listener, Pair, eventually, request
+from support import JOURNAL, SECONDS, Client, Listener, Pair, eventually, request
 
 import exposee
 import strict_json
@@ -281,7 +281,7 @@ def test_exposee_survives_whatever_comes(
 
         run(cases, pair.port, EXPOSEE_BODIES, EXPOSEE_TARGETS, well)
         assert all(line.isprintable() for line in pair.log)
-    for line in (tmp_path / "deliveries.jsonl").read_bytes().split(b"\n")[:-1]:
+    for line in (tmp_path / JOURNAL).read_bytes().split(b"\n")[:-1]:
         assert isinstance(strict_json.loads(line), dict)
 
 

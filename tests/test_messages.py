@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_delivery import Desk, exchange, fields
+from support import Desk, exchange, fields
 
 import messages
 from messages import Attempt, Delivery, Message
@@ -57,7 +57,7 @@ def test_every_message_says_its_length_type_and_id() -> None:
 
 def test_ids_are_unpredictable_and_unique(tmp_path: Path) -> None:
     with Desk(tmp_path) as desk:
-        ids = [desk.office.trigger("payment_received", n).id for n in range(50)]
+        ids = [desk.accept(data=n).id for n in range(50)]
     assert len(set(ids)) == 50
     assert all(re.fullmatch("msg_[0-9a-f]{24}", name) for name in ids)
 
@@ -65,13 +65,13 @@ def test_ids_are_unpredictable_and_unique(tmp_path: Path) -> None:
 def test_delivery_ids_differ_within_a_message_and_lead_back_to_it(tmp_path: Path) -> None:
     with Desk(tmp_path, "http://a.test/", "http://b.test/") as desk:
         desk.answer = exchange(503)
-        message = desk.office.trigger("payment_received", None)
-        found = [desk.office.find(f"dlv_{message.id[4:]}_{index}") for index in (0, 1)]
+        message = desk.accept()
+        found = [desk.dispatcher.find(f"dlv_{message.id[4:]}_{index}") for index in (0, 1)]
         assert [d and d.url for d in found] == ["http://a.test/", "http://b.test/"]
         for wrong in ("", "dlv_", message.id, f"dlv_{message.id[4:]}_2", f"dlv_{message.id[4:]}_-1", "dlv_x_0"):
-            assert desk.office.find(wrong) is None, wrong
+            assert desk.dispatcher.find(wrong) is None, wrong
         for spelling in ("00", "²", "1" * 5_000):
-            assert desk.office.find(f"dlv_{message.id[4:]}_{spelling}") is None, spelling
+            assert desk.dispatcher.find(f"dlv_{message.id[4:]}_{spelling}") is None, spelling
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_fresh_delivery_as_json() -> None:
 def test_a_retrying_delivery_says_what_happened_and_what_comes() -> None:
     delivery = a_delivery()
     delivery.state, delivery.due = messages.RETRYING, 1_700_000_005.5
-    delivery.attempts = (Attempt(1_700_000_000.25, 0.0123456789, 503, "the answer ended after 3 of 9 bytes"),)
+    delivery.add(Attempt(1_700_000_000.25, 0.0123456789, 503, "the answer ended after 3 of 9 bytes"))
     shown = delivery.to_json()
     assert shown["next_attempt"] == "2023-11-14T22:13:25.500000Z"
     assert (shown["status"], shown["error"]) == (503, "the answer ended after 3 of 9 bytes")
@@ -149,34 +149,55 @@ def test_signatures_of_both_dialects_cover_the_bytes_sent() -> None:
 @pytest.mark.parametrize("error", [None, 'a "quoted"\nline\u2028 and \\ more'])
 def test_records_are_one_line_of_json_each(error: str | None) -> None:
     delivery = a_delivery()
-    attempt = Attempt(1_700_000_000.25, 1e-07, 0 if error else 204, error)
-    delivery.attempts, delivery.due, delivery.error = (attempt,), 1_700_000_300.0, error
+    delivery.add(Attempt(1_700_000_000.25, 1e-07, 0 if error else 204, error))
+    delivery.due, delivery.error, delivery.tries = 1_700_000_300.0, error, 1
     records = [
         messages.message_record(delivery.message, ["http://example.com/hook", ""]),
-        messages.attempt_record(delivery, attempt),
-        messages.change_record(delivery, state="failed", error=error),
-        *messages.attempt_records(delivery),
-        messages.state_record(delivery),
+        messages.delivery_record(delivery),
+        messages.delivery_record(delivery, redeliver=True),
     ]
     for record in records:
         assert record.endswith(b"\n") and record.count(b"\n") == 1
-        assert isinstance(json.loads(record), dict)
     assert json.loads(records[0]) == {
         "message": delivery.message.id,
+        "event": "payment_received",
         "time": 1_700_000_000.25,
-        "body": {"event": "payment_received", "data": {"amount": 100}},
         "urls": ["http://example.com/hook", ""],
+        "body": delivery.message.body.decode(),
     }
-    assert json.loads(records[1]) == {
+    state = {
         "delivery": delivery.id,
-        "attempt": 1,
-        "time": 1_700_000_000.25,
-        "duration": 0.0,
-        "status": attempt.status,
-        "error": error,
         "state": "pending",
         "due": 1_700_000_300.0,
+        "tries": 1,
+        "count": 1,
+        "attempts": [[1_700_000_000.25, 0.0, 0 if error else 204, error]],
     }
+    assert json.loads(records[1]) == {**state, **({"error": error} if error else {})}
+    assert json.loads(records[2]) == {**state, "manual": True}
+
+
+@pytest.mark.parametrize("state", messages.STATES)
+@pytest.mark.parametrize("flag", ["", "manual", "confirmed"])
+def test_a_record_restores_the_whole_state(state: str, flag: str) -> None:
+    delivery, again = a_delivery(), a_delivery()
+    for number in range(25):
+        delivery.add(Attempt(1_700_000_000.25 + number, 0.5, 503 + number, "cut" if number % 2 else None))
+    delivery.state, delivery.due, delivery.tries, delivery.error = state, 1_700_000_300.125, 7, 'why "not"'
+    if flag:
+        setattr(delivery, flag, True)
+    messages.restore(again, json.loads(messages.delivery_record(delivery)))
+    assert again.state == ("pending" if state == "delivering" else state), "an attempt does not outlive its process"
+    for name in ("due", "tries", "count", "error", "manual", "confirmed"):
+        assert getattr(again, name) == getattr(delivery, name), name
+    assert [it.to_json() for it in again.attempts] == [it.to_json() for it in delivery.attempts]
+
+
+def test_a_record_keeps_the_bytes_of_a_body() -> None:
+    """The journal has the bytes of a body as a text: reading it again cannot change them."""
+    body = b'{"event": "e",  "data": [1E2, -0, 1e-400, 9007199254740993.0, "\\u00e9\xc3\xa9"]}'
+    message = Message("msg_1", "e", 1.5, body)
+    assert json.loads(messages.message_record(message, []))["body"].encode() == body
 
 
 @pytest.mark.parametrize("data", [10**300, 0.1 + 0.2, "\u2028\x00\x7f", {"b": 1, "a": {"b": 2}}], ids=ascii)
@@ -184,12 +205,11 @@ def test_the_same_bytes_are_sent_after_a_restart(tmp_path: Path, data: Any) -> N
     """The signature covers them, and receivers compare: reading the journal may not change a body."""
     with Desk(tmp_path, "http://a.test/") as desk:
         desk.answer = exchange(503)
-        desk.settled(desk.trigger(data=data), 1)
-        first = desk.next_sent().request
+        delivery = desk.settled(desk.trigger(data=data))
         desk.restart()
         desk.answer = exchange(204)
-        desk.clock.now += 10
-        desk.office.look_after()
-        again = desk.next_sent().request
-    body = messages.body_of("payment_received", data)
-    assert again.partition(b"\r\n\r\n")[2] == first.partition(b"\r\n\r\n")[2] == body
+        desk.pass_time(10)
+        desk.dispatcher.redeliver(desk.settled(delivery, 2))
+        desk.settled(delivery, 3)
+        bodies = [desk.next_sent().body for _ in range(3)]
+    assert bodies == [messages.body_of("payment_received", data)] * 3

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import NO_CONTENT, ROOT, SECONDS, Client, Listener, Pair, Program, eventually, held, request
+from support import JOURNAL, NO_CONTENT, ROOT, SECONDS, Client, Listener, Pair, Program, eventually, held, request
 
 import exposee
 import server as server_module
@@ -115,7 +115,7 @@ def test_webhooks_are_limited_in_number(pair: Pair, monkeypatch: pytest.MonkeyPa
 def test_pings_of_many_strangers_are_one_for_each_receiver(
     pair: Pair, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, pinged, ping = threading.Event(), threading.Semaphore(0), pair.office.ping
+    gate, pinged, ping = threading.Event(), threading.Semaphore(0), pair.dispatcher.ping
 
     def answer(connection: socket.socket) -> None:
         assert gate.wait(SECONDS)
@@ -128,7 +128,7 @@ def test_pings_of_many_strangers_are_one_for_each_receiver(
 
     listener.answer = answer
     pair.register(listener.url(), A)
-    monkeypatch.setattr(pair.office, "ping", counted)
+    monkeypatch.setattr(pair.dispatcher, "ping", counted)
     with ThreadPoolExecutor(12) as pool, held(gate):
         asked = [pool.submit(pair.call, "GET", "/ping", None, **TUNNEL) for _ in range(12)]
         listener.next()
@@ -415,7 +415,7 @@ def test_nothing_a_stranger_sends_forges_a_line_of_the_exposee(tmp_path: Path, r
         assert program.stop() == 0
     assert not [line for line in program.lines if not is_plain(line)]
     assert any(MARK in line for line in program.lines)
-    records = (tmp_path / "deliveries.jsonl").read_bytes().split(b"\n")
+    records = (tmp_path / JOURNAL).read_bytes().split(b"\n")
     assert records.pop() == b"" and all(isinstance(json.loads(record), dict) for record in records)
     assert not [record for record in records if record.startswith(MARK.encode())]
     webhooks = (tmp_path / "webhooks.json").read_bytes()
@@ -561,7 +561,7 @@ def test_secrets_and_tokens_are_shown_nowhere(tmp_path: Path, listener: Listener
         assert program.stop() == 0
         assert not found("\n".join(program.lines))
     files = [path for path in tmp_path.iterdir() if path.suffix != ".lock" and path.name != "webhooks.secrets.json"]
-    assert {"webhooks.json", "deliveries.jsonl"} <= {path.name for path in files}
+    assert {"webhooks.json", JOURNAL} <= {path.name for path in files}
     assert not [path for path in files if found(path.read_text())]
     if os.name == "posix":
         assert (tmp_path / "webhooks.secrets.json").stat().st_mode & 0o77 == 0

@@ -1,0 +1,300 @@
+"""Whose turn it is: windows, shares, turns, and retries by the time when they are due."""
+
+from __future__ import annotations
+
+import gc
+import math
+import random
+from pathlib import Path
+
+import pytest
+from support import EVENT, OTHER, Blocking, Desk, eventually, exchange, held
+
+import endpoints as module
+from endpoints import PROMPT, WINDOW, Endpoint, Endpoints
+from messages import DELIVERED, DELIVERING, FAILED, PENDING, Delivery, Message
+
+URL = "http://a.test/hook"
+
+
+def deliveries(count: int, url: str = URL, body: bytes = b"{}") -> list[Delivery]:
+    message = Message("msg_0", EVENT, 0.0, body)
+    return [Delivery(message, index, url) for index in range(count)]
+
+
+def taken(endpoints: Endpoints) -> list[Delivery]:
+    """All that may begin now."""
+    found = []
+    while it := endpoints.take():
+        found.append(it[1])
+    return found
+
+
+def prove(endpoints: Endpoints, url: str) -> None:
+    """Let an endpoint have a prompt success behind it."""
+    endpoints.add(*deliveries(1, url))
+    while it := endpoints.take():
+        endpoints.finish(it[0], True, 0.001)
+
+
+# --- windows --------------------------------------------------------------------------------------------------------
+
+
+def test_a_window_opens_with_success_and_closes_with_a_failure() -> None:
+    endpoints = Endpoints(1_000)
+    endpoint = endpoints.get(URL)
+    for delivery in deliveries(200):
+        endpoints.add(delivery)
+    assert len(taken(endpoints)) == 1, "a receiver that has just started is not met with a flood"
+    for window in (2, 4, 8, WINDOW, WINDOW):
+        endpoints.finish(endpoint, True, 0.1)
+        taken(endpoints)
+        assert endpoint.under_way == window
+    endpoints.finish(endpoint, False, 0.1)
+    assert taken(endpoints) == []
+    while endpoint.under_way:
+        endpoints.finish(endpoint, False, 0.1)
+    assert len(taken(endpoints)) == 1
+
+
+def test_a_url_has_no_more_attempts_under_way_than_its_window(tmp_path: Path) -> None:
+    first, second = Blocking(), Blocking()
+    with Desk(tmp_path, URL) as desk, held(first), held(second):
+        desk.answer = first
+        found = [desk.trigger() for _ in range(100)]
+        desk.under_way(found[0])
+        desk.turn()
+        assert desk.dispatcher.counts()["under_way"] == 1
+        desk.answer = second
+        first.set()
+        eventually(lambda: desk.dispatcher.counts()["under_way"] == 2)
+        assert [d.state for d in found[:4]] == [DELIVERED, DELIVERING, DELIVERING, PENDING]
+        second.set()
+        desk.settled(found[-1])
+
+
+def test_pings_and_redeliveries_go_past_the_window_and_the_backlog() -> None:
+    endpoints = Endpoints(1_000)
+    for delivery in deliveries(3):
+        endpoints.add(delivery)
+    assert len(taken(endpoints)) == 1
+    urgent = deliveries(2)
+    for delivery in urgent:
+        endpoints.rush(delivery)
+    assert taken(endpoints) == urgent
+
+
+# --- shares ---------------------------------------------------------------------------------------------------------
+
+
+def fill(endpoints: Endpoints, name: str, count: int, each: int = 1) -> None:
+    """Let something wait for so many endpoints."""
+    for number in range(count):
+        for delivery in deliveries(each, f"http://{name}-{number}.test/"):
+            endpoints.add(delivery)
+
+
+def test_endpoints_that_have_proven_nothing_leave_room_for_those_that_have() -> None:
+    endpoints = Endpoints(100)
+    prove(endpoints, URL)
+    fill(endpoints, "hangs", 500)
+    assert 50 <= len(taken(endpoints)) < 100
+    endpoints.add(*deliveries(1))
+    assert [d.url for d in taken(endpoints)] == [URL]
+
+
+def test_what_endpoints_have_under_way_beside_their_first_leaves_room_for_the_first_of_others() -> None:
+    endpoints = Endpoints(100)
+    urls = [f"http://{number}.test/" for number in range(20)]
+    for url in urls * 5:
+        prove(endpoints, url)
+    for url in urls:
+        for delivery in deliveries(50, url):
+            endpoints.add(delivery)
+    begun = len(taken(endpoints))
+    assert 20 <= begun <= 75
+    fill(endpoints, "new", 5)
+    assert len(taken(endpoints)) == 5
+
+
+@pytest.mark.parametrize("success, seconds, proven", [(True, 0.0, True), (True, PROMPT, False), (False, 0.0, False)])
+def test_a_prompt_success_is_a_proof_and_the_last_attempt_counts(success: bool, seconds: float, proven: bool) -> None:
+    endpoints = Endpoints(10)
+    prove(endpoints, URL)
+    endpoints.add(*deliveries(1))
+    it = endpoints.take()
+    assert it
+    endpoints.finish(it[0], success, seconds)
+    fill(endpoints, "hangs", 50)
+    begun = len(taken(endpoints))
+    endpoints.add(*deliveries(1))
+    assert begun < 10 and bool(taken(endpoints)) is proven
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_a_ping_proves_its_url_or_the_opposite(success: bool) -> None:
+    endpoints = Endpoints(10)
+    if not success:
+        prove(endpoints, URL)
+    endpoints.add(*deliveries(1))  # so that the endpoint stays
+    endpoints.rush(*deliveries(1))
+    while it := endpoints.take():
+        endpoints.finish(it[0], success if it[0].urgent else not success, 0.0)
+    endpoints.rush(*deliveries(1))
+    urgent = endpoints.take()
+    assert urgent
+    endpoints.finish(urgent[0], success, 0.0)
+    fill(endpoints, "hangs", 50)
+    taken(endpoints)
+    endpoints.add(*deliveries(1))
+    assert bool(taken(endpoints)) is success
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_everything_has_its_turn_with_hardly_any_descriptors(limit: int) -> None:
+    endpoints = Endpoints(limit)
+    fill(endpoints, "a", 5, each=3)
+    for delivery in deliveries(3):
+        endpoints.rush(delivery)
+    count = 0
+    while it := endpoints.take():
+        count += 1
+        assert endpoints.under_way <= limit
+        endpoints.finish(it[0], bool(count % 2), 0.0)
+    assert count == 18 and endpoints.under_way == 0
+
+
+# --- turns ----------------------------------------------------------------------------------------------------------
+
+
+def test_endpoints_take_turns_however_much_waits_for_one() -> None:
+    endpoints = Endpoints(1)
+    for delivery in deliveries(1_000):
+        endpoints.add(delivery)
+    fill(endpoints, "others", 10)
+    order = []
+    for _ in range(25):
+        it = endpoints.take()
+        assert it
+        order.append(it[1].url)
+        endpoints.finish(it[0], True, 0.0)
+    assert len(set(order)) == 11, "some of the others are still waiting"
+
+
+@pytest.mark.parametrize("urgent", [1, 5_000])
+def test_pings_take_turns_with_what_waits(urgent: int) -> None:
+    """They have no priority over the others, however many there are."""
+    endpoints = Endpoints(10)
+    for number in range(5):
+        prove(endpoints, f"http://proven-{number}.test/")
+    for number in range(urgent):
+        endpoints.rush(*deliveries(1, f"http://pinged-{number}.test/"))
+    fill(endpoints, "proven", 5)
+    found = [endpoints.take() for _ in range(10)]
+    names = {it[1].url for it in found if it}
+    assert sum("proven" in name for name in names) >= 3
+
+
+# --- retries --------------------------------------------------------------------------------------------------------
+
+
+def test_retries_are_due_in_order_over_all_endpoints() -> None:
+    endpoints, chance = Endpoints(10), random.Random(1)
+    assert endpoints.due() == math.inf
+    times = [float(chance.randrange(50)) for _ in range(300)]
+    for number, time in enumerate(times):
+        endpoints.postpone(deliveries(1, f"http://{number % 7}.test/")[0], time)
+    found = []
+    while endpoints.due() < math.inf:
+        found.append(endpoints.due())
+        endpoints.pop_due()
+    assert found == sorted(times)
+
+
+def test_what_is_withdrawn_is_neither_due_nor_taken_nor_counted() -> None:
+    endpoints = Endpoints(10)
+    endpoint = endpoints.get(URL)
+    waiting, retrying = deliveries(3, body=b"x" * 10), deliveries(3, body=b"x" * 10)
+    for number, (one, other) in enumerate(zip(waiting, retrying)):
+        endpoints.add(one)
+        endpoints.postpone(other, 10.0 + number)
+    assert endpoint.size == 60 and set(endpoint.planned()) == {*waiting, *retrying}
+    endpoints.withdraw(endpoint, {waiting[0], retrying[0]})
+    assert endpoint.size == 40
+    assert endpoints.due() == 11.0
+    assert endpoints.pop_due() is retrying[1]
+    assert taken(endpoints) == [waiting[1]]
+    endpoints.withdraw(endpoint, {waiting[2], retrying[2]})
+    assert endpoint.size == 0 and endpoint.planned() == []
+    assert endpoints.due() == math.inf
+    endpoints.finish(endpoint, True, 0.0)
+    assert taken(endpoints) == []
+
+
+def test_an_earlier_retry_is_due_first_also_when_it_is_planned_later() -> None:
+    endpoints = Endpoints(10)
+    late, early = deliveries(2)
+    endpoints.postpone(late, 100.0)
+    endpoints.postpone(early, 5.0)
+    assert endpoints.due() == 5.0 and endpoints.pop_due() is early
+    assert endpoints.due() == 100.0 and endpoints.pop_due() is late
+    assert endpoints.due() == math.inf
+
+
+# --- what is remembered of an endpoint ------------------------------------------------------------------------------
+
+
+def endpoints_of(name: str) -> int:
+    """How many endpoints there are in this process whose URL has `name` in it."""
+    gc.collect()
+    return sum(isinstance(it, Endpoint) and name in it.url for it in gc.get_objects())
+
+
+def test_urls_that_come_and_go_leave_nothing_behind() -> None:
+    """Also when their retries would have been due in a day."""
+    endpoints = Endpoints(10)
+    for number in range(3_000):
+        (delivery,) = deliveries(1, f"http://comes-and-goes-{number}.test/")
+        endpoints.postpone(delivery, 86_400.0)
+        endpoint = endpoints.get(delivery.url)
+        endpoints.withdraw(endpoint, {delivery})
+        endpoints.forget(endpoint)
+    assert endpoints_of("comes-and-goes") < 300
+
+
+def test_many_retries_of_one_url_cost_what_they_are() -> None:
+    endpoints = Endpoints(10)
+    found = deliveries(5_000)
+    for delivery in found:
+        endpoints.postpone(delivery, 5.0)
+    assert [endpoints.pop_due() for _ in found] == found
+    assert endpoints.due() == math.inf
+
+
+@pytest.mark.parametrize("answer", [204, 503, 410])
+def test_an_endpoint_that_is_unregistered_with_attempts_under_way_is_forgotten_after_them(
+    tmp_path: Path, answer: int
+) -> None:
+    url = f"http://forgotten-{answer}.test/"
+    with Desk(tmp_path, url) as desk:
+        _unregister_with_attempts_under_way(desk, url, Blocking(exchange(answer)))
+        desk.register(URL, OTHER)
+        desk.answer = exchange()
+        assert desk.settled(desk.trigger(OTHER)).state == DELIVERED
+        eventually(lambda: endpoints_of(url) == 0)
+
+
+def _unregister_with_attempts_under_way(desk: Desk, url: str, blocking: Blocking) -> None:
+    with held(blocking):
+        desk.answer = blocking
+        delivery = desk.under_way(desk.trigger())
+        (ping,) = desk.dispatcher.ping()
+        desk.under_way(ping)
+        desk.trigger()
+        desk.unregister(url, EVENT)
+    desk.settled(delivery)
+    assert desk.settled(ping).state in (DELIVERED, FAILED)
+
+
+def test_shares_add_up() -> None:
+    assert max(module.SHARES) == 1.0 and list(module.SHARES) == sorted(module.SHARES, reverse=True)
