@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import selectors
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -20,12 +22,13 @@ sys.path.insert(0, str(ROOT))
 
 from addresses import Guard  # noqa: E402
 from checks import url_problem  # noqa: E402
-from delivery import PostOffice  # noqa: E402
+from client import Exchange, exchange  # noqa: E402
+from connections import KEPT_OPEN, NextAddress, Pool, Resolver  # noqa: E402
+from delivery import Dispatcher as PostOffice  # noqa: E402
 from exposee import Exposee  # noqa: E402
 from journal import Journal  # noqa: E402
 from server import Server  # noqa: E402
 from store import WebhookStore  # noqa: E402
-from transport import Transport  # noqa: E402
 
 # --- a client that writes bytes -----------------------------------------------------------------------------
 
@@ -175,6 +178,54 @@ def read_request(file: IO[bytes]) -> bytes:
     return data + file.read(length)
 
 
+# --- our client, in this thread -----------------------------------------------------------------------------------
+
+
+class Transport:
+    """Runs one exchange after the other in the calling thread, as a sender runs many of them."""
+
+    def __init__(self, guard: Guard | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._selector, self._clock = selectors.DefaultSelector(), clock
+        self.pool = Pool(self._selector, Resolver(), guard, KEPT_OPEN, clock)
+
+    def send(self, url: str, request: bytes, seconds: float = SECONDS) -> Exchange:
+        """The outcome of sending the whole `request` to the host of `url`."""
+        deadline = self._clock() + seconds
+        generator = exchange(self.pool, url, lambda: request, deadline)
+        try:
+            wait = next(generator)
+            while True:
+                if isinstance(wait, futures.Future):
+                    is_done = futures.wait([wait], deadline - self._clock()).done
+                    error = None if is_done else TimeoutError()
+                else:
+                    self.pool.watch(*wait, generator)
+                    error = self._wait(deadline)
+                wait = generator.throw(error) if error else next(generator)
+        except StopIteration as end:
+            answer: Exchange = end.value
+            return answer
+
+    def _wait(self, deadline: float) -> Exception | None:
+        """Wait for the socket. Returns what to throw into the generator when its time is up."""
+        is_ready = False
+        while not is_ready:
+            now = self._clock()
+            if now >= deadline:
+                return TimeoutError()
+            if self.pool.out_of_patience(now):
+                return NextAddress()
+            for key, _ in self._selector.select(min(deadline, self.pool.next_address()) - now):
+                is_ready = is_ready or key.data.waiter is not None
+                if key.data.waiter is None:
+                    self.pool.look(key.data)
+        return None
+
+    def close(self) -> None:
+        self.pool.close_idle(0.0)
+        self._selector.close()
+
+
 # --- our side, in this process -----------------------------------------------------------------------------------
 
 
@@ -193,7 +244,7 @@ class Pair:
         self.store = WebhookStore(folder / "webhooks.json", url_problem, **fsync)
         self.journal = Journal(folder / "deliveries.jsonl", **fsync)
         options.setdefault("log", self.log.append)
-        self.office = PostOffice(self.store, self.journal, Transport(guard), **options)
+        self.office = PostOffice(self.store, self.journal, guard, **options)
         self.exposee = Exposee(self.store, self.office, guard=guard, **front)
         self.server = Server(("127.0.0.1", 0), self.exposee.routes)
         self.port, self.url = self.server.server_port, self.server.url
