@@ -22,16 +22,17 @@ from connections import READ, WRITE, Connection, Failed, Pool, Wait, explain, or
 
 MAX_LINES = 65_536  # bytes of an answer's head, or of a line between chunks
 MAX_RESPONSE = 1_048_576  # bytes of a whole answer: nobody acknowledges a webhook with more
-TOO_LONG = f"the answer is longer than {MAX_RESPONSE:,} bytes"
 KEPT_RESPONSE = 4_096  # bytes of an answer that an Exchange keeps, for people to look at
 AT_ONCE = 16_384  # bytes to read at once: as many as TLS has in a record
 CHUNKED = -1  # instead of a body's length
 
 HEAD_END = re.compile(rb"\r\n\r\n|\n\r?\n")
 STATUS_LINE = re.compile(rb"HTTP/1\.(\d) ([1-9]\d\d)(?: [^\r\n]*)?\r\n")
-FIELD = re.compile(rb"\n([^:\s][^:\r\n]*):([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)")  # it may go on in the next line (5.2)
-LENGTH = re.compile(rb"\s*0*(0|[1-9]\d*)\s*")
-CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;.*)?")
+FIELD = re.compile(  # a value may go on in the next line (RFC 9112, 5.2)
+    rb"(?i)\n(content-length|transfer-encoding|connection|retry-after)[ \t]*:([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)"
+)
+LENGTH = re.compile(rb"\s*0*(\d{1,15})\s*")
+CHUNK_SIZE = re.compile(rb"0*([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 
 
 class Exchange(NamedTuple):
@@ -57,10 +58,9 @@ def request_head(method: str, url: str) -> bytes:
 
 
 def exchange(pool: Pool, url: str, compose: Callable[[], bytes], deadline: float) -> Generator[Wait, None, Exchange]:
-    """Send what `compose()` gives, once there is a connection for it, and read the answer.
+    """Send what `compose()` gives, once there is a connection for it, and read the answer, or what went wrong.
 
-    `deadline` is when the driver will throw TimeoutError, by the pool's clock. What goes wrong on the network is the
-    Exchange's error.
+    `deadline` is when the driver will throw TimeoutError, by the pool's clock.
     """
     talk, request, connection, keep, error = _Conversation(), b"", None, False, None
     try:
@@ -110,13 +110,15 @@ class _Conversation:
             yield from self._read_chunks()
         elif size is not None:
             yield from self._skip(size)
-        with contextlib.suppress(EOFError):
-            while size is None:
-                self.at = len(self.data)
-                yield from self._receive()
-        with contextlib.suppress(OSError):  # it has accepted what it has not read: an error does not change that
-            while self.sending and self._send() & WRITE:
-                yield connection, WRITE
+        else:
+            with contextlib.suppress(EOFError):
+                while True:
+                    self.at = len(self.data)
+                    yield from self._receive()
+        if self.sending:  # it has accepted what it has not read yet, and an error does not change that
+            with contextlib.suppress(OSError):
+                while self._send() & WRITE:
+                    yield connection, WRITE
         close = version == b"0" or b"close" in b",".join(fields.get(b"connection", ())).lower()
         return size is not None and not (close or self.unsent) and self.at == len(self.data)
 
@@ -153,12 +155,11 @@ class _Conversation:
             raise EOFError
         self.data, self.at, self.doing = self.data[self.at :] + data, 0, "in the middle of the answer"
         self.received += len(data)
-        if len(self.kept) < KEPT_RESPONSE:
-            self.kept += data[: KEPT_RESPONSE - len(self.kept)]
+        self.kept += data[: KEPT_RESPONSE - len(self.kept)]
         if len(self.data) > MAX_LINES + AT_ONCE:
             raise Failed(f"the head of the answer, or a line of its body, is longer than {MAX_LINES:,} bytes")
         if self.received > MAX_RESPONSE:
-            raise Failed(TOO_LONG)
+            raise Failed(f"the answer is longer than {MAX_RESPONSE:,} bytes")
 
     def _read_head(self) -> Generator[Wait, None, tuple[bytes, int, bytes]]:
         """Read up to the empty line. Returns HTTP's minor version, the status, and the head without that line."""
@@ -191,9 +192,14 @@ class _Conversation:
 
     def _read_chunks(self) -> Generator[Wait, None, None]:
         """Read a chunked body to its very end: trailer fields, and an empty line (RFC 9112, 7.1)."""
-        while size := _size(CHUNK_SIZE.fullmatch((yield from self._read_line())), 16, "a chunk has no size"):
+        size = 1
+        while size:
+            match = CHUNK_SIZE.fullmatch((yield from self._read_line()))
+            if match is None:
+                raise Failed("the answer is malformed: a chunk has no size")
+            size = int(match[1], 16)
             yield from self._skip(size)
-            if (yield from self._read_line()):
+            if size and (yield from self._read_line()):
                 raise Failed("the answer is malformed: a chunk is longer than its size says")
         while (yield from self._read_line()):
             pass
@@ -209,10 +215,10 @@ class _Conversation:
 
 
 def fields_of(head: bytes) -> dict[bytes, list[bytes]]:
-    """The values of each header field, by its name in lower case."""
+    """The values of the header fields that concern us, by their names in lower case."""
     fields: dict[bytes, list[bytes]] = {}
     for name, value in FIELD.findall(head):
-        fields.setdefault(name.strip().lower(), []).append(value.strip())
+        fields.setdefault(name.lower(), []).append(value.strip())
     return fields
 
 
@@ -226,15 +232,8 @@ def _body_size(status: int, fields: dict[bytes, list[bytes]]) -> int | None:
         return CHUNKED
     if b"content-length" not in fields:
         return None
-    found = [LENGTH.fullmatch(value) for value in b",".join(fields[b"content-length"]).split(b",")]
-    is_one = len({match and match[1] for match in found}) == 1  # "2, 2" is 2 (RFC 9110, 8.6)
-    return _size(found[0] if is_one else None, 10, "its Content-Length is not one number")
-
-
-def _size(match: re.Match[bytes] | None, base: int, problem: str) -> int:
-    """What an answer says about its size, which is not believed beyond the limit."""
-    if match is None:
-        raise Failed(f"the answer is malformed: {problem}")
-    if len(match[1].lstrip(b"0")) > 15 or int(match[1], base) > MAX_RESPONSE:
-        raise Failed(TOO_LONG)
-    return int(match[1], base)
+    found = (LENGTH.fullmatch(value) for value in b",".join(fields[b"content-length"]).split(b","))
+    lengths = {match and int(match[1]) for match in found}  # "2, 2" is 2 (RFC 9110, 8.6)
+    if len(lengths) > 1 or None in lengths:
+        raise Failed("the answer is malformed: its Content-Length is not one number")
+    return lengths.pop()
