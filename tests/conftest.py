@@ -63,7 +63,9 @@ def tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
 
 
 @pytest.fixture
-def trusted(tls: ssl.SSLContext, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[ssl.SSLContext]:
+def trusted(
+    tls: ssl.SSLContext, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ssl.SSLContext]:
     """The same, and our side trusts the certificate, as it would one of the system's."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     connections.tls_context.cache_clear()

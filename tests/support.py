@@ -184,9 +184,14 @@ def read_request(file: IO[bytes]) -> bytes:
 class Transport:
     """Runs one exchange after the other in the calling thread, as a sender runs many of them."""
 
-    def __init__(self, guard: Guard | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._selector, self._clock = selectors.DefaultSelector(), clock
-        self.pool = Pool(self._selector, Resolver(), guard, KEPT_OPEN, clock)
+    def __init__(
+        self,
+        guard: Guard | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        selector: selectors.BaseSelector | None = None,
+    ) -> None:
+        self._clock = clock
+        self.pool = Pool(selector or selectors.DefaultSelector(), Resolver(), guard, KEPT_OPEN, clock)
 
     def send(self, url: str, request: bytes, seconds: float = SECONDS) -> Exchange:
         """The outcome of sending the whole `request` to the host of `url`."""
@@ -215,7 +220,7 @@ class Transport:
                 return TimeoutError()
             if self.pool.out_of_patience(now):
                 return NextAddress()
-            for key, _ in self._selector.select(min(deadline, self.pool.next_address()) - now):
+            for key, _ in self.pool.selector.select(min(deadline, self.pool.next_address()) - now):
                 is_ready = is_ready or key.data.waiter is not None
                 if key.data.waiter is None:
                     self.pool.look(key.data)
@@ -223,7 +228,7 @@ class Transport:
 
     def close(self) -> None:
         self.pool.close_idle(0.0)
-        self._selector.close()
+        self.pool.selector.close()
 
 
 # --- our side, in this process -----------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ ANSWERS: dict[str, tuple[bytes, int, bool]] = {  # answer, status, whether the c
     "leftovers after chunks": (CHUNKED + b"0\r\n\r\n!", 200, False),
     "chunked": (CHUNKED + b"3;x=y\r\nhel\r\n2\r\nlo\r\n0\r\nTrailer: t\r\n\r\n", 200, True),
     "chunked, odd sizes": (
-        CHUNKED + b"000000002\r\nhe\r\n2 \t\r\nhe\r\n2;\r\nhe\r\n2 ; a=\"b\"\r\nhe\r\nA\r\n0123456789\r\n000\r\n\r\n",
+        CHUNKED + b'000000002\r\nhe\r\n2 \t\r\nhe\r\n2;\r\nhe\r\n2 ; a="b"\r\nhe\r\nA\r\n0123456789\r\n000\r\n\r\n',
         200,
         True,
     ),
@@ -193,9 +193,7 @@ def test_in_pieces_it_is_the_same_answer(
 
 
 @pytest.mark.parametrize("head", [OK + b"Connection: close\r\n\r\n", b"HTTP/1.0 200 OK\r\n\r\n", OK + b"\r\n"])
-def test_without_a_length_the_answer_lasts_until_the_end(
-    head: bytes, transport: Transport, listener: Listener
-) -> None:
+def test_without_a_length_the_answer_lasts_until_the_end(head: bytes, transport: Transport, listener: Listener) -> None:
     listener.answer = then_close(head + b"to the end")
     outcome = post(transport, listener.url())
     assert (outcome.status, outcome.received, outcome.error) == (200, len(head) + 10, None)
@@ -374,7 +372,9 @@ def test_what_was_accepted_early_is_accepted_even_if_the_rest_is_not_taken(
     assert (outcome.status, outcome.error) == (202, None)
 
 
-@pytest.mark.parametrize("interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 102 -\r\n\r\nHTTP/1.1 103 -\r\nA: b\r\n\r\n"])
+@pytest.mark.parametrize(
+    "interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 102 -\r\n\r\nHTTP/1.1 103 -\r\nA: b\r\n\r\n"]
+)
 def test_an_interim_answer_does_not_end_the_sending(
     interim: bytes, scheme: tuple[str, ssl.SSLContext | None], transport: Transport
 ) -> None:
@@ -491,7 +491,11 @@ SLOW = SHORT / 10
 SILENT: dict[str, tuple[str, Behaviour, str]] = {
     "hang": ("http", then_silence(b""), "waiting for the answer"),
     "dripping head": ("http", drip(OK + b"X: " + b"." * 1_000, SLOW), "in the middle of the answer"),
-    "dripping body": ("http", drip(OK + b"Content-Length: 999\r\n\r\n" + b"." * 999, SLOW), "in the middle of the answer"),
+    "dripping body": (
+        "http",
+        drip(OK + b"Content-Length: 999\r\n\r\n" + b"." * 999, SLOW),
+        "in the middle of the answer",
+    ),
     "half an answer": ("http", then_silence(OK + b"Content-Length: 9\r\n\r\nhalf"), "in the middle of the answer"),
     "chunked, half": ("http", then_silence(CHUNKED + b"5\r\nhe"), "in the middle of the answer"),
     "dripping chunks": ("http", drip(CHUNKED + b"1\r\nx\r\n" * 1_000, SLOW), "in the middle of the answer"),

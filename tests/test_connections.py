@@ -164,7 +164,13 @@ def test_of_too_many_idle_connections_the_oldest_is_closed(transport: Transport)
         pool.give_back(connection)
     assert [near.fileno() == -1 for near, _ in pairs] == [True, True, False, False, False]
     taken = [pool.take(origin_of(f"http://h{number}/")) for number in (0, 0, 0, 1, 1)]
-    assert [connection and connection.sock for connection in taken] == [pairs[4][0], pairs[2][0], None, pairs[3][0], None]
+    assert [connection and connection.sock for connection in taken] == [
+        pairs[4][0],
+        pairs[2][0],
+        None,
+        pairs[3][0],
+        None,
+    ]
     for connection in taken:
         if connection:
             pool.discard(connection)
@@ -238,9 +244,7 @@ def test_a_name_that_does_not_resolve_says_so(transport: Transport, resolve: Cal
 @pytest.mark.parametrize(
     "host", ["a" * 70 + ".example", "a..example", ".example", "%00", "a" * 253, "xn--", "[::1]x", "-", "."]
 )
-def test_a_host_that_is_no_name_is_an_error_and_not_an_exception(
-    transport: Transport, scheme: str, host: str
-) -> None:
+def test_a_host_that_is_no_name_is_an_error_and_not_an_exception(transport: Transport, scheme: str, host: str) -> None:
     outcome = post(transport, f"{scheme}://{host}/", 5)
     assert outcome.error and outcome.status == 0 and outcome.error.isprintable()
 
@@ -523,8 +527,6 @@ def test_a_handshake_that_is_cut_is_an_error(data: bytes, transport: Transport) 
 
 
 def test_a_driver_may_wait_in_any_selector(listener: Listener) -> None:
-    transport = Transport()
-    transport.pool.selector.close()
-    transport._selector = transport.pool.selector = selectors.SelectSelector()
+    transport = Transport(selector=selectors.SelectSelector())
     assert [post(transport, listener.url()).status for _ in range(2)] == [204, 204]
     transport.close()

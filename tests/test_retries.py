@@ -70,7 +70,13 @@ def test_an_absurd_retry_after_is_a_long_time() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [b"x" + b" " * 60_000 + b"x", b" " * 30_000 + b"\r x", b" \t" * 30_000, b"\r\n " * 20_000 + b"x", b"0" * 60_000 + b"x"],
+    [
+        b"x" + b" " * 60_000 + b"x",
+        b" " * 30_000 + b"\r x",
+        b" \t" * 30_000,
+        b"\r\n " * 20_000 + b"x",
+        b"0" * 60_000 + b"x",
+    ],
 )
 def test_a_hostile_retry_after_costs_no_time(value: bytes) -> None:
     began = time.process_time()
