@@ -88,7 +88,7 @@ def exchange(pool: Pool, url: str, compose: Callable[[], bytes], deadline: float
 class _Conversation:
     """A request on its way, and what has come of its answer. Of `data`, what is before `at` has been read."""
 
-    __slots__ = ("connection", "unsent", "sending", "data", "at", "received", "kept", "status", "head", "doing")
+    __slots__ = ("at", "connection", "data", "doing", "head", "kept", "received", "sending", "status", "unsent")
 
     def __init__(self) -> None:
         self.connection: Connection

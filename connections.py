@@ -12,20 +12,20 @@ from __future__ import annotations
 import functools
 import math
 import os
-import selectors
 import socket
 import ssl
 import threading
-import time
 import urllib.parse
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
+from time import monotonic
 from typing import Any, NamedTuple
 
 from addresses import Guard, literal, spelled
 
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+READ, WRITE = EVENT_READ, EVENT_WRITE
 KEPT_OPEN = 256  # idle connections in all: each is a file descriptor, of which a process often has 1,024
 IDLE_SECONDS = 30.0  # after which an idle connection is closed: most servers close an idle connection after 5 to 75 s
 PROMPT = 1.0  # seconds: a name that took longer to resolve may take a thread for long
@@ -81,7 +81,7 @@ class Connection:
     `waiter` is what its events resume, None while it is idle; `events` is what it is registered for.
     """
 
-    __slots__ = ("origin", "sock", "events", "waiter", "used")
+    __slots__ = ("events", "origin", "sock", "used", "waiter")
 
     def __init__(self, origin: Origin, sock: socket.socket) -> None:
         self.origin, self.sock = origin, sock
@@ -98,7 +98,7 @@ class Pool:
     """The connections of one sender thread: no other thread may touch them. `guard` None lets every address pass."""
 
     def __init__(
-        self, selector: selectors.BaseSelector, resolver: Resolver, guard: Guard | None, kept_open: int, clock: Clock
+        self, selector: BaseSelector, resolver: Resolver, guard: Guard | None, kept_open: int, clock: Clock = monotonic
     ) -> None:
         self.selector, self._resolver, self._guard = selector, resolver, guard
         self._kept_open, self._clock = kept_open, clock
@@ -281,7 +281,7 @@ class Resolver:
                     self._threads[kind] -= 1
                     return
                 host = self._waiting[kind].popleft()
-                future, began = self._pending[host], time.monotonic()
+                future, began = self._pending[host], monotonic()
             try:
                 found = socket.getaddrinfo(host, 0, 0, socket.SOCK_STREAM)
                 tell = functools.partial(future.set_result, [(family, address) for family, _, _, _, address in found])
@@ -289,7 +289,7 @@ class Resolver:
                 tell = functools.partial(future.set_exception, error)
             with self._lock:
                 del self._pending[host]
-                self._kinds[host] = "prompt" if time.monotonic() - began < PROMPT else "slow"
+                self._kinds[host] = "prompt" if monotonic() - began < PROMPT else "slow"
                 if len(self._kinds) > REMEMBERED:
                     del self._kinds[next(iter(self._kinds))]
             tell()
