@@ -1,7 +1,7 @@
 """Connections to receivers: a name is resolved, its addresses are judged, a socket is opened, and kept open afterwards.
 
 Nothing here blocks. What takes time is a generator that yields what it waits for, and its driver, a sender or a test,
-resumes it: `connection, READ` or `connection, WRITE` for a socket, a Future for a name.
+resumes it: `connection, READ` or `connection, WRITE` (or both) for a socket, a Future for a name.
 
 Left out on purpose: racing an address against the next one (RFC 8305). An address that does not answer leaves half of
 the time to the next.
@@ -9,29 +9,28 @@ the time to the next.
 
 from __future__ import annotations
 
-import errno
 import functools
 import math
 import os
-import queue
-import selectors
 import socket
 import ssl
 import threading
-import time
 import urllib.parse
+from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
+from time import monotonic
 from typing import Any, NamedTuple
 
 from addresses import Guard, literal, spelled
 
-READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+READ, WRITE = EVENT_READ, EVENT_WRITE
 KEPT_OPEN = 256  # idle connections in all: each is a file descriptor, of which a process often has 1,024
 IDLE_SECONDS = 30.0  # after which an idle connection is closed: most servers close an idle connection after 5 to 75 s
 PROMPT = 1.0  # seconds: a name that took longer to resolve may take a thread for long
-RESOLVERS = {"prompt": 3, "new": 6, "slow": 2}  # threads for the names of each kind
-REMEMBERED = 10_000  # names whose kind is remembered
+RESOLVERS = {"prompt": 3, "new": 6, "slow": 2}  # threads at the most for names by how they were resolved last time
+REMEMBERED = 10_000  # names of which that is remembered
 
 
 class Failed(Exception):
@@ -40,6 +39,25 @@ class Failed(Exception):
 
 class NextAddress(OSError):
     """Thrown into a generator whose address has had its share of the time: see `Pool.out_of_patience`."""
+
+
+EXPLANATIONS: list[tuple[type[Exception], str]] = [  # the first that fits counts
+    (Failed, "{error}"),
+    (EOFError, "the connection was closed {doing}"),
+    (TimeoutError, "timed out {doing}"),
+    (ConnectionRefusedError, "connection refused: nothing listens on that port"),
+    (ConnectionError, "connection reset {doing}"),
+    (socket.gaierror, "the host name does not resolve"),
+    (ssl.SSLCertVerificationError, "the TLS certificate does not verify: {error.verify_message}"),
+    (ssl.SSLEOFError, "the TLS connection was cut {doing}"),
+    (ssl.SSLError, "TLS failed {doing}: {error}; if the server does not speak it, is it http:// instead of https://?"),
+    (Exception, "failed {doing}: {error}"),
+]
+
+
+def explain(error: Exception, doing: str) -> str:
+    """One line for a person: what happened, and where it is known what to do."""
+    return next(text for kind, text in EXPLANATIONS if isinstance(error, kind)).format(error=error, doing=doing)
 
 
 class Origin(NamedTuple):
@@ -63,55 +81,49 @@ class Connection:
     `waiter` is what its events resume, None while it is idle; `events` is what it is registered for.
     """
 
-    __slots__ = ("origin", "sock", "events", "waiter", "used")
+    __slots__ = ("events", "origin", "sock", "used", "waiter")
 
     def __init__(self, origin: Origin, sock: socket.socket) -> None:
         self.origin, self.sock = origin, sock
         self.events, self.waiter = WRITE, None  # type: int, Any
         self.used = False  # whether an exchange has been completed on it
 
-    def has_data(self) -> bool:
-        """Whether there is something to read that no selector tells of: TLS has decrypted it already."""
-        return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
-
 
 Wait = tuple[Connection, int] | Future[Any]
-Addresses = list[tuple[int, tuple[Any, ...]]]  # families, and addresses as socket.connect takes them
+Address = tuple[int, tuple[Any, ...]]  # a family, and an address as socket.connect takes it
+Clock = Callable[[], float]
 
 
 class Pool:
     """The connections of one sender thread: no other thread may touch them. `guard` None lets every address pass."""
 
     def __init__(
-        self,
-        selector: selectors.BaseSelector,
-        resolver: Resolver,
-        guard: Guard | None = None,
-        kept_open: int = KEPT_OPEN,
-        clock: Callable[[], float] = time.monotonic,
+        self, selector: BaseSelector, resolver: Resolver, guard: Guard | None, kept_open: int, clock: Clock = monotonic
     ) -> None:
         self.selector, self._resolver, self._guard = selector, resolver, guard
         self._kept_open, self._clock = kept_open, clock
-        self._connecting: dict[Connection, float] = {}  # until when, if there is another address to try
+        self._opening: dict[Connection, float] = {}  # until when, if there is another address to try
         self._idle: dict[Connection, float] = {}  # since when; the first has been idle longest
-        self._by_origin: dict[Origin, list[Connection]] = {}  # the same, the most recently used last
+        self._by_origin: dict[Origin, dict[Connection, None]] = {}  # the same
 
     def take(self, origin: Origin) -> Connection | None:
-        """An idle connection, if there is one."""
+        """The idle connection that was used last, if there is one."""
         connections = self._by_origin.get(origin)
-        if not connections:
-            return None
-        connection = connections.pop()
-        if not connections:
-            del self._by_origin[origin]
+        return self._take(next(reversed(connections))) if connections else None
+
+    def _take(self, connection: Connection) -> Connection:
         del self._idle[connection]
+        connections = self._by_origin[connection.origin]
+        del connections[connection]
+        if not connections:
+            del self._by_origin[connection.origin]
         return connection
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next request. It stays registered, so that its server's close is seen."""
         connection.used = True
         self.watch(connection, READ, None)
-        self._by_origin.setdefault(connection.origin, []).append(connection)
+        self._by_origin.setdefault(connection.origin, {})[connection] = None
         self._idle[connection] = self._clock()
         if len(self._idle) > self._kept_open:
             self.discard(next(iter(self._idle)))
@@ -136,12 +148,10 @@ class Pool:
         self.discard(connection)
 
     def discard(self, connection: Connection) -> None:
-        """Close a connection, idle or not."""
-        if self._idle.pop(connection, None) is not None:
-            connections = self._by_origin[connection.origin]
-            connections.remove(connection)
-            if not connections:
-                del self._by_origin[connection.origin]
+        """Close a connection, whatever its state."""
+        if connection in self._idle:
+            self._take(connection)
+        self._opening.pop(connection, None)
         connection.waiter = None
         self.selector.unregister(connection.sock)
         connection.sock.close()
@@ -157,37 +167,31 @@ class Pool:
 
     def next_address(self) -> float:
         """The time when an address has had its share of the time; infinity for never."""
-        return min(self._connecting.values(), default=math.inf)
+        return min(self._opening.values(), default=math.inf)
 
     def out_of_patience(self, now: float) -> list[Any]:
         """The waiters into which NextAddress is to be thrown: their address has had its share of the time."""
-        return [connection.waiter for connection, until in self._connecting.items() if until <= now]
+        return [connection.waiter for connection, until in self._opening.items() if until <= now]
 
     # Opening
 
     def connect(self, origin: Origin, deadline: float) -> Generator[Wait, None, Connection]:
         """A new connection to one of the addresses of `origin`, all of which the guard has judged. OSError, Failed."""
         addresses = yield from self._addresses(origin)
-        for number, (family, address) in enumerate(addresses, 1):
-            is_last = number == len(addresses)
-            until = math.inf if is_last else (self._clock() + deadline) / 2
+        while True:
+            address = addresses.pop(0)
+            until = (self._clock() + deadline) / 2 if addresses else math.inf
             try:
-                connection = yield from self._open(origin, family, address, until)
-                break
-            except TimeoutError:
-                raise
+                return (yield from self._open(origin, address, until))
             except OSError:
-                if is_last:
+                if not addresses or self._clock() >= deadline:
                     raise
-        if origin.scheme == "https":
-            yield from self._start_tls(connection)
-        return connection
 
-    def _addresses(self, origin: Origin) -> Generator[Wait, None, Addresses]:
+    def _addresses(self, origin: Origin) -> Generator[Wait, None, list[Address]]:
         address = literal(origin.host.rstrip("."))
         if address is not None:
             family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-            found: Addresses = [(family, (str(address), origin.port))]
+            found: list[Address] = [(family, (str(address), origin.port))]
         else:
             future = self._resolver.look_up(origin.host)
             if not future.done():
@@ -195,140 +199,97 @@ class Pool:
             found = [(family, (host, origin.port, *more)) for family, (host, _, *more) in future.result()]
             if spelled(origin.host) == "loopback":  # Windows takes 2 s to find that nobody listens on ::1
                 found.sort(key=lambda target: target[0] != socket.AF_INET)
-        for _, (host, *_more) in found if self._guard else []:
-            reason = self._guard and self._guard.refuse_address(origin.host, host)
-            if reason:
+        for _, (host, *_more) in found:
+            if self._guard and (reason := self._guard.refuse_address(origin.host, host)):
                 raise Failed(f"not connected: {reason}")
-        if not found:
-            raise Failed(f"{origin.host} has no address")
         return found
 
-    def _open(
-        self, origin: Origin, family: int, address: tuple[Any, ...], until: float
-    ) -> Generator[Wait, None, Connection]:
-        connection = Connection(origin, socket.socket(family, socket.SOCK_STREAM))
+    def _open(self, origin: Origin, address: Address, until: float) -> Generator[Wait, None, Connection]:
+        connection = Connection(origin, socket.socket(address[0], socket.SOCK_STREAM))
         connection.sock.setblocking(False)
         connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.selector.register(connection.sock, WRITE, connection)
+        if until < math.inf:
+            self._opening[connection] = until
         try:
-            problem = connection.sock.connect_ex(address)
-            if problem in (errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", problem)):
-                if until < math.inf:
-                    self._connecting[connection] = until
+            try:
+                connection.sock.connect(address[1])
+            except BlockingIOError:
                 yield connection, WRITE
-                problem = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if problem:
-                raise OSError(problem, os.strerror(problem))
-            return connection
+                if problem := connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    raise OSError(problem, os.strerror(problem)) from None
+            if origin.scheme == "https":
+                yield from self._start_tls(connection)
         except BaseException:
             self.discard(connection)
             raise
-        finally:
-            self._connecting.pop(connection, None)
+        self._opening.pop(connection, None)
+        return connection
 
     def _start_tls(self, connection: Connection) -> Generator[Wait, None, None]:
         host = connection.origin.host.rstrip(".")  # a certificate has names without the root's dot
-        try:
-            connection.sock = _tls().wrap_socket(
-                connection.sock,
-                server_hostname=str(literal(host) or host),
-                do_handshake_on_connect=False,
-                suppress_ragged_eofs=False,  # else a connection that was cut looks like one that was closed
-            )
-            while True:
-                try:
-                    return connection.sock.do_handshake()
-                except ssl.SSLWantReadError:
-                    yield connection, READ
-                except ssl.SSLWantWriteError:
-                    yield connection, WRITE
-        except BaseException:
-            self.discard(connection)
-            raise
+        connection.sock = tls_context().wrap_socket(
+            connection.sock,
+            server_hostname=str(literal(host) or host),
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=False,  # else a connection that was cut looks like one that was closed
+        )
+        while True:
+            try:
+                return connection.sock.do_handshake()
+            except ssl.SSLWantReadError:
+                yield connection, READ
+            except ssl.SSLWantWriteError:
+                yield connection, WRITE
 
 
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+tls_context = functools.cache(ssl.create_default_context)  # reading all certificates takes a moment
 
 
 class Resolver:
     """Resolves names in threads of its own, as nothing can interrupt getaddrinfo. For all senders.
 
-    Names that were resolved promptly, names that were not, and new ones have threads of their own: names that hang
-    keep no other name that is known to resolve from its thread. The threads are daemons, which an exit does not wait
-    for; a ThreadPoolExecutor would.
+    Names that were resolved promptly last time, that were not, and new ones have threads of their own: names that hang
+    keep no other name that is known to resolve from its thread. The threads are daemons, for which an exit does not
+    wait, and end when they have nothing to do.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards everything below
-        self._pending: dict[str, Future[Addresses]] = {}
-        self._kinds: dict[str, str] = {}  # of names; the first was looked up longest ago
-        self._queues: dict[str, queue.SimpleQueue[str]] = {kind: queue.SimpleQueue() for kind in RESOLVERS}
+        self._pending: dict[str, Future[list[Address]]] = {}
+        self._kinds: dict[str, str] = {}  # of names
+        self._waiting: dict[str, deque[str]] = {kind: deque() for kind in RESOLVERS}
         self._threads = dict.fromkeys(RESOLVERS, 0)
 
-    def look_up(self, host: str) -> Future[Addresses]:
+    def look_up(self, host: str) -> Future[list[Address]]:
         """The addresses of a name, port 0. One look-up at a time for a name: all who ask meanwhile share it."""
         with self._lock:
             if host not in self._pending:
                 kind = self._kinds.get(host, "new")
                 if self._threads[kind] < RESOLVERS[kind]:
-                    name = f"resolve {kind} {self._threads[kind]}"
-                    threading.Thread(target=self._run, args=(kind,), name=name, daemon=True).start()
+                    threading.Thread(target=self._run, args=(kind,), name=f"resolve {kind}", daemon=True).start()
                     self._threads[kind] += 1
+                self._waiting[kind].append(host)
                 self._pending[host] = Future()
-                self._queues[kind].put(host)
             return self._pending[host]
 
     def _run(self, kind: str) -> None:
+        """Resolve the names of a kind that wait, and end."""
         while True:
-            host = self._queues[kind].get()
-            began = time.monotonic()
-            self._remember(host, "slow")  # until the opposite is shown
+            with self._lock:
+                if not self._waiting[kind]:
+                    self._threads[kind] -= 1
+                    return
+                host = self._waiting[kind].popleft()
+                future, began = self._pending[host], monotonic()
             try:
                 found = socket.getaddrinfo(host, 0, 0, socket.SOCK_STREAM)
-                result: Addresses | Exception = [(family, address) for family, _, _, _, address in found]
-            except (OSError, UnicodeError) as error:
-                result = error
-            if time.monotonic() - began < PROMPT:
-                self._remember(host, "prompt")
+                tell = functools.partial(future.set_result, [(family, address) for family, _, _, _, address in found])
+            except (OSError, ValueError) as error:
+                tell = functools.partial(future.set_exception, error)
             with self._lock:
-                future = self._pending.pop(host)
-            if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
-
-    def _remember(self, host: str, kind: str) -> None:
-        with self._lock:
-            self._kinds.pop(host, None)
-            self._kinds[host] = kind
-            if len(self._kinds) > REMEMBERED:
-                del self._kinds[next(iter(self._kinds))]
-
-
-def explain(error: Exception, doing: str) -> str:
-    """One line for a person: what happened, and where it is known what to do."""
-    if isinstance(error, TimeoutError):
-        return f"timed out {doing}"
-    if isinstance(error, Failed):
-        return str(error)
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused: nothing listens on that port"
-    if isinstance(error, ConnectionError):
-        return f"connection reset {doing}"
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the TLS certificate does not verify: {error.verify_message}"
-    if isinstance(error, ssl.SSLEOFError):
-        return f"the TLS connection was cut {doing}"
-    if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
-        return f"TLS failed {doing}: the server does not speak it, is it http:// instead of https://?"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS failed {doing}: {error.reason or error}"
-    if isinstance(error, socket.gaierror):
-        return "the host name does not resolve"
-    if isinstance(error, OSError) and error.errno:
-        return f"{os.strerror(error.errno)} ({errno.errorcode.get(error.errno, error.errno)}) {doing}"
-    return f"failed {doing}: {error}"
+                del self._pending[host]
+                self._kinds[host] = "prompt" if monotonic() - began < PROMPT else "slow"
+                if len(self._kinds) > REMEMBERED:
+                    del self._kinds[next(iter(self._kinds))]
+            tell()

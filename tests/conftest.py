@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from disks import Disk
-from support import SECONDS, Listener, Pair, held
+from support import SECONDS, Listener, Pair, Transport, held
+
+import connections
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,3 +56,44 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True, timeout=SECONDS)
+
+
+@pytest.fixture
+def transport() -> Iterator[Transport]:
+    """Our client, driven by the test's own thread."""
+    it = Transport()
+    yield it
+    it.close()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for localhost that nobody has signed but itself, and its key; made anew for each run."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("makes a certificate with the openssl command")
+    folder = tmp_path_factory.mktemp("tls")
+    files = folder / "certificate.pem", folder / "key.pem"
+    command = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-out", str(files[0]), "-keyout", str(files[1])]
+    subprocess.run([openssl, *command.split(), *names], check=True, capture_output=True)
+    return files
+
+
+@pytest.fixture
+def tls(certificate: tuple[Path, Path]) -> ssl.SSLContext:
+    """What a receiver needs to speak TLS with this certificate."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+@pytest.fixture
+def trusted(
+    tls: ssl.SSLContext, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ssl.SSLContext]:
+    """The same, and our side trusts the certificate, as it would one of the system's."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    connections.tls_context.cache_clear()
+    yield tls
+    connections.tls_context.cache_clear()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import queue
+import selectors
 import shutil
 import socket
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent import futures
 from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
@@ -21,14 +24,15 @@ SECONDS = 10.0  # that anything which must happen may take; nothing waits this l
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "tools")]
 
 from addresses import Guard  # noqa: E402
-from checks import url_problem  # noqa: E402
 from client import Exchange  # noqa: E402
-from connections import Pool, Wait  # noqa: E402
+from client import exchange as run_exchange
+from connections import KEPT_OPEN, NextAddress, Pool, Resolver, Wait  # noqa: E402
 from delivery import Dispatcher  # noqa: E402
-from endpoints import Endpoint, Endpoints  # noqa: E402
-from exposee import Exposee  # noqa: E402
+from endpoints import Endpoint  # noqa: E402
+from exposee import EVENT_TYPES, Exposee  # noqa: E402
 from journal import Journal  # noqa: E402
 from messages import DELIVERING, Delivery, Message, body_of  # noqa: E402
+from rules import Rules, url_problem  # noqa: E402
 from sender import InFlight  # noqa: E402
 from server import Server  # noqa: E402
 from store import WebhookStore  # noqa: E402
@@ -45,8 +49,6 @@ class Response(NamedTuple):
     body: bytes
 
     def json(self) -> Any:
-        import json
-
         return json.loads(self.body)
 
 
@@ -184,6 +186,59 @@ def read_request(file: IO[bytes]) -> bytes:
     return data + file.read(length)
 
 
+# --- our client, in this thread -----------------------------------------------------------------------------------
+
+
+class Transport:
+    """Runs one exchange after the other in the calling thread, as a sender runs many of them."""
+
+    def __init__(
+        self,
+        guard: Guard | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        selector: selectors.BaseSelector | None = None,
+    ) -> None:
+        self._clock = clock
+        self.pool = Pool(selector or selectors.DefaultSelector(), Resolver(), guard, KEPT_OPEN, clock)
+
+    def send(self, url: str, request: bytes, seconds: float = SECONDS) -> Exchange:
+        """The outcome of sending the whole `request` to the host of `url`."""
+        deadline = self._clock() + seconds
+        generator = run_exchange(self.pool, url, lambda: request, deadline)
+        try:
+            wait = next(generator)
+            while True:
+                if isinstance(wait, futures.Future):
+                    is_done = futures.wait([wait], deadline - self._clock()).done
+                    error = None if is_done else TimeoutError()
+                else:
+                    self.pool.watch(*wait, generator)
+                    error = self._wait(deadline)
+                wait = generator.throw(error) if error else next(generator)
+        except StopIteration as end:
+            answer: Exchange = end.value
+            return answer
+
+    def _wait(self, deadline: float) -> Exception | None:
+        """Wait for the socket. Returns what to throw into the generator when its time is up."""
+        is_ready = False
+        while not is_ready:
+            now = self._clock()
+            if now >= deadline:
+                return TimeoutError()
+            if self.pool.out_of_patience(now):
+                return NextAddress()
+            for key, _ in self.pool.selector.select(min(deadline, self.pool.next_address()) - now):
+                is_ready = is_ready or key.data.waiter is not None
+                if key.data.waiter is None:
+                    self.pool.look(key.data)
+        return None
+
+    def close(self) -> None:
+        self.pool.close_idle(0.0)
+        self.pool.selector.close()
+
+
 # --- our side, in this process -----------------------------------------------------------------------------------
 
 
@@ -203,7 +258,8 @@ class Pair:
         self.journal = Journal(folder / JOURNAL, **fsync)
         options.setdefault("log", self.log.append)
         self.dispatcher = Dispatcher(self.store, self.journal, guard, **options)
-        self.exposee = Exposee(self.store, self.dispatcher, guard=guard, **front)
+        rules = Rules(front.pop("event_types", EVENT_TYPES), guard, **front)
+        self.exposee = Exposee(self.store, self.dispatcher, rules, self.log.append)
         self.server = Server(("127.0.0.1", 0), self.exposee.routes)
         self.port, self.url = self.server.server_port, self.server.url
         self.dispatcher.start()
@@ -215,8 +271,6 @@ class Pair:
 
     def call(self, method: str, target: str, value: Any = None, **fields: str) -> Response:
         """One request with `value` as JSON, on a connection of its own."""
-        import json
-
         body = None if value is None else json.dumps(value).encode()
         with self.client() as client:
             return client.ask(request(method, target, body, **fields))
@@ -299,8 +353,8 @@ class _CountingDispatcher(Dispatcher):
 
     turns = 0
 
-    def turn(self, endpoints: Endpoints, over: list[InFlight], room: int) -> list[tuple[Endpoint, Delivery]]:
-        claimed = super().turn(endpoints, over, room)
+    def turn(self, over: list[InFlight], room: int) -> list[tuple[Endpoint, Delivery]]:
+        claimed = super().turn(over, room)
         self.turns += 1
         return claimed
 
@@ -356,7 +410,7 @@ class Desk:
         self.dispatcher.cancel(url, event)
 
     def accept(self, event: str = EVENT, data: Any = None) -> Message:
-        return self.dispatcher.trigger(event, body_of(event, data))
+        return self.dispatcher.trigger(event, body_of(event, json.dumps(data, ensure_ascii=False).encode()))
 
     def trigger(self, event: str = EVENT, data: Any = None) -> Delivery:
         """The first delivery of a new message."""
@@ -366,7 +420,7 @@ class Desk:
 
     def find(self, delivery: Delivery) -> Delivery:
         """The same delivery after a restart."""
-        found = self.dispatcher.find(delivery.id)
+        found = self.dispatcher.history.find(delivery.id)
         assert found is not None
         return found
 
@@ -387,7 +441,7 @@ class Desk:
 
     def all(self) -> list[Delivery]:
         """All remembered deliveries, newest first."""
-        return self.dispatcher.deliveries(lambda delivery: True, 1_000_000)
+        return self.dispatcher.history.newest(lambda delivery: True, 1_000_000)
 
     def next_sent(self) -> Sent:
         return self.sent.get(timeout=SECONDS)

@@ -574,7 +574,7 @@ def test_a_delivery_that_ends_before_its_attempt_is_told_at_once(desk: Desk, mon
 
     monkeypatch.setattr(desk.store, "urls_for", unregistered_meanwhile)
     delivery, began = desk.trigger(), time.monotonic()
-    assert desk.dispatcher.wait([delivery], SECONDS)
+    assert desk.dispatcher.history.wait([delivery], SECONDS)
     assert delivery.state == CANCELLED
     assert time.monotonic() - began < SECONDS / 2
 
@@ -660,7 +660,7 @@ def ping(desk: Desk) -> Delivery:
 def test_a_ping_is_never_retried(desk: Desk) -> None:
     desk.answer = exchange(503)
     delivery = ping(desk)
-    assert desk.dispatcher.wait([delivery], SECONDS)
+    assert desk.dispatcher.history.wait([delivery], SECONDS)
     assert (delivery.state, delivery.due) == (FAILED, 0.0)
     desk.pass_time(86_400)
     assert delivery.state == FAILED and desk.sent.qsize() == 1
@@ -694,7 +694,7 @@ def test_a_ping_under_way_is_shared(desk: Desk) -> None:
         assert first in both and {d.url for d in both} == {URL, SECOND}
         eventually(lambda: counts(desk)[1] == 2)
         assert set(desk.dispatcher.ping()) == set(both)
-    assert desk.dispatcher.wait(both, SECONDS)
+    assert desk.dispatcher.history.wait(both, SECONDS)
     assert desk.sent.qsize() == 2
     eventually(lambda: counts(desk) == (0, 0))
     assert not set(desk.dispatcher.ping()) & set(both), "a ping that is over is not shared"
@@ -1356,7 +1356,7 @@ def test_a_fault_is_recorded_and_harms_nothing_else(
         assert error is None and "error" not in outcome or error is not None and error in outcome["error"], outcome
         if state == RETRYING:
             delay = 7_200 if status == 429 else 3_600
-            found = pair.dispatcher.find(outcome["id"])
+            found = pair.dispatcher.history.find(outcome["id"])
             assert found is not None and found.due - time.time() == pytest.approx(delay, rel=JITTER + 0.01)
         eventually(lambda: pair.store.has(url) is (status != 410))
         assert status != 301 or bad.requests.qsize() == 1

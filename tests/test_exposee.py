@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from access import Allowance
 from exchanges import TITLES
 from support import (
     JOURNAL,
@@ -33,7 +34,6 @@ from support import (
     request,
 )
 
-from access import Allowance
 from addresses import Guard
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -1,6 +1,6 @@
-"""Valid requests, mutated at random: whatever comes, the answer is HTTP, the server lives, and nothing is left over.
+"""Valid messages, mutated at random: whatever comes, a server answers with HTTP, a client knows what it was answered.
 
-`--cases N` says how many for each server. A case is made from SEED and its number alone, and a failure names both.
+`--cases N` says how many for each program. A case is made from SEED and its number alone, and a failure names both.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ import json
 import os
 import random
 import re
+import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import JOURNAL, SECONDS, Client, Listener, Pair, eventually, request
+from support import JOURNAL, SECONDS, Client, Listener, Pair, Transport, eventually, request
 
 import exposee
 import strict_json
-import transport
 from addresses import Guard, literal
+from client import KEPT_RESPONSE, Exchange
 from receiver import PATH, Receiver
 from server import Server
 
@@ -237,7 +239,7 @@ def memory() -> int:
 @pytest.fixture
 def nothing_left(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     """No thread, no file descriptor and no word on stderr is left over; every line printed is plain text."""
-    transport.Transport().close()  # what is loaded once may stay
+    Transport().close()  # what is loaded once may stay
     threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
     yield
     eventually(lambda: threading.active_count() <= threads, "the end of all threads")
@@ -300,3 +302,150 @@ def test_receiver_survives_whatever_comes(cases: int, nothing_left: None, secret
     finally:
         server.stopping = True
         thread.join(SECONDS)
+
+
+# --- what a receiver may answer -------------------------------------------------------------------------------------
+
+NUMBERS = [
+    "0", "1", "2", "7", "10", "0000000002", "0" * 99 + "2", "2, 2", "2,2 ,2", "2, 3", "2,", ",2", "+2", "-2", "-0", "0x2", "2.0",
+    "1e3", "2_0", "\u00b2", "two", "", " ", "2 2", "2;", "12345678", "9" * 15, "9" * 20, "9" * 5_000, "f", "A;x=y", '2 ; a="b"',
+]  # fmt: skip
+STATUS_LINES = [
+    *(f"HTTP/1.{version} {status} OK" for version in (0, 1, 2, 9) for status in (200, 204, 304, 410, 429, 503, 600, 999)),
+    "HTTP/1.1 100 Continue", "HTTP/1.1 103", "HTTP/1.1 101 -", "HTTP/1.1 099 -", "HTTP/1.1 1000 -", "HTTP/1.1  200", "HTTP/1.10 200 -",
+    "HTTP/2 200", "http/1.1 200 OK", "HTTP/1.1 OK", "ICY 200 OK", "", " HTTP/1.1 200 OK", "HTTP/1.1\t200 OK",
+]  # fmt: skip
+NAMES = [
+    "Content-Length", "content-length", "Content-Length ", "Content-Length-Original", "X-Content-Length", "Transfer-Encoding",
+    "Transfer-Encoding-Was", "Connection", "Retry-After", "X", "", " X",
+]  # fmt: skip
+VALUES = [
+    "chunked",
+    "Chunked",
+    "gzip, chunked",
+    "chunked, chunked",
+    "identity",
+    "close",
+    "keep-alive, close",
+    "120",
+    "a\r\n b",
+    "\r\n 2",
+]
+
+
+class AnswerMaker(Maker):
+    """Answers of a receiver, right but for one thing or another."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, [], [])
+
+    def valid(self) -> bytes:
+        body = self.dice.randbytes(self.dice.choice([0, 2, 2, 7, 300]))
+        lines = [self.dice.choice(STATUS_LINES if self.dice.random() < 0.3 else STATUS_LINES[:32])]
+        for _ in range(self.dice.choice([0, 0, 1, 2, 3])):
+            lines.append(f"{self.dice.choice(NAMES)}: {self.dice.choice(NUMBERS + VALUES)}")
+        how = self.dice.random()
+        if how < 0.4:
+            length = self.dice.choice(NUMBERS) if self.dice.random() < 0.3 else str(len(body))
+            lines.append(f"Content-Length: {length}")
+        elif how < 0.9:
+            lines.append("Transfer-Encoding: chunked")
+            body = self.chunked(body)
+        self.dice.shuffle(lines[1:])
+        end = "\n" if self.dice.random() < 0.05 else "\r\n"
+        return end.join([*lines, "", ""]).encode() + body
+
+    def chunked(self, body: bytes) -> bytes:
+        step, coded = self.dice.randint(1, len(body) + 1), b""
+        for at in range(0, len(body), step):
+            chunk = body[at : at + step]
+            size = self.dice.choice(NUMBERS) if self.dice.random() < 0.1 else f"{len(chunk):x}"
+            coded += size.encode() + b"\r\n" + chunk + b"\r\n"
+        return (
+            coded
+            + self.dice.choice([b"0", b"0", b"000", b"0;a=b"])
+            + b"\r\n"
+            + self.dice.choice([b"", b"T: 1\r\n"])
+            + b"\r\n"
+        )
+
+
+class Wire(socket.socket):
+    """A receiver without a network: takes every request, and answers with `pieces` and the end of the stream."""
+
+    pieces: list[bytes] = []
+
+    def connect(self, address: Any) -> None:
+        pass
+
+    def send(self, data: Any, *_: object) -> int:
+        return len(data)
+
+    def recv(self, count: int, *_: object) -> bytes:
+        piece = self.pieces.pop(0) if self.pieces else b""
+        if piece[count:]:
+            self.pieces.insert(0, piece[count:])
+        return piece[:count]
+
+
+def answered(transport: Transport, pieces: list[bytes]) -> Exchange:
+    Wire.pieces = [piece for piece in pieces if piece]
+    outcome = transport.send("http://127.0.0.1/", b"POST / HTTP/1.1\r\n\r\n", SECONDS)
+    transport.pool.close_idle(0.0)
+    return outcome
+
+
+def check_outcome(outcome: Exchange, data: bytes) -> None:
+    assert data.startswith(outcome.response) and len(outcome.response) == min(outcome.received, KEPT_RESPONSE)
+    assert (
+        outcome.head in data
+        and outcome.status in (0, *range(200, 1_000))
+        and (outcome.status > 0) == bool(outcome.head)
+    )
+    if outcome.error is None:
+        assert outcome.status
+    else:
+        assert outcome.error.isprintable() and len(outcome.error) < 300
+        assert "our side" not in outcome.error and "timed out" not in outcome.error
+
+
+def test_client_survives_whatever_is_answered(cases: int, nothing_left: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However an answer is cut into pieces, it is the same answer; and none takes long."""
+    transport = Transport(selector=Ready())
+    monkeypatch.setattr(socket, "socket", Wire)
+    whole = 0
+    for number in range(cases):
+        maker = AnswerMaker(number)
+        data = maker.data()[:60_000]
+        try:
+            outcome = answered(transport, [data])
+            check_outcome(outcome, data)
+            began = time.thread_time()
+            again = answered(transport, maker.pieces(data))
+            assert time.thread_time() - began < 2
+            assert again[3:5] == outcome[3:5] and (again.error is None) == (outcome.error is None), (outcome, again)
+        except Exception as error:
+            raise AssertionError(f"case {number} of seed {SEED}: {error!r}\nanswer {data[:3_000]!r}") from error
+        whole += outcome.error is None
+    assert cases / 20 < whole < cases * 19 / 20  # else it is no test of the one or the other
+    transport.close()
+
+
+class Ready(selectors.BaseSelector):
+    """Says that every socket is ready."""
+
+    def __init__(self) -> None:
+        self._keys: dict[Any, selectors.SelectorKey] = {}
+
+    def register(self, sock: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        self._keys[sock] = selectors.SelectorKey(sock, sock.fileno(), events, data)
+        return self._keys[sock]
+
+    def unregister(self, sock: Any) -> selectors.SelectorKey:
+        return self._keys.pop(sock)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        return [(key, key.events) for key in self._keys.values()]
+
+    def get_map(self) -> Any:
+        return self._keys

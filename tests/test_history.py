@@ -56,7 +56,7 @@ def test_what_is_over_is_bounded_and_the_oldest_is_forgotten(desk: Desk, monkeyp
     deliveries += [desk.settled(desk.trigger(data=n)) for n in range(2)]
     kept = [d.id for d in reversed(deliveries[-3:])]
     assert [d.id for d in desk.all()] == kept
-    assert desk.dispatcher.find(deliveries[0].id) is None
+    assert desk.dispatcher.history.find(deliveries[0].id) is None
     desk.restart()
     assert [d.id for d in desk.all()] == kept
 
@@ -69,7 +69,7 @@ def test_what_waits_is_not_forgotten_however_much_is_over(desk: Desk, monkeypatc
     for number in range(5):
         desk.trigger(OTHER, number)
     eventually(lambda: desk.dispatcher.counts() == {"waiting": 1, "under_way": 0})
-    assert desk.dispatcher.find(retrying.id) is retrying and len(desk.all()) == 3
+    assert desk.dispatcher.history.find(retrying.id) is retrying and len(desk.all()) == 3
     desk.restart()
     assert desk.find(retrying).state == RETRYING and len(desk.all()) == 3
 
@@ -113,22 +113,22 @@ def test_20_attempts_of_a_delivery_are_remembered_and_all_are_counted(desk: Desk
 
 
 def test_each_delivery_that_changed_is_told_once_in_order(desk: Desk) -> None:
-    version = desk.dispatcher.version()
+    version = desk.dispatcher.history.version
     deliveries = [desk.settled(desk.trigger()) for _ in range(3)]
-    changes = desk.dispatcher.changes(version, 1_000, 0.0)
+    changes = desk.dispatcher.history.changes(version, 1_000, 0.0)
     assert changes and changes[1] == deliveries
-    assert desk.dispatcher.changes(changes[0], 1_000, 0.0) == (changes[0], [])
+    assert desk.dispatcher.history.changes(changes[0], 1_000, 0.0) == (changes[0], [])
     desk.dispatcher.redeliver(deliveries[1])
-    again = desk.dispatcher.changes(changes[0], 1_000, SECONDS)
+    again = desk.dispatcher.history.changes(changes[0], 1_000, SECONDS)
     assert again and again[1] == [deliveries[1]]
 
 
 def test_a_burst_is_told_in_batches(desk: Desk) -> None:
     """To write thousands of deliveries down at once would hold up the sending of them."""
-    version = desk.dispatcher.version()
+    version = desk.dispatcher.history.version
     deliveries = [desk.settled(desk.trigger(data=number)) for number in range(7)]
     found: list[Delivery] = []
-    while changes := desk.dispatcher.changes(version, 3, 0.0):
+    while changes := desk.dispatcher.history.changes(version, 3, 0.0):
         version, batch = changes
         assert len(batch) <= 3
         found += batch
@@ -138,8 +138,8 @@ def test_a_burst_is_told_in_batches(desk: Desk) -> None:
 
 
 def test_whoever_waits_for_changes_is_woken_by_one(desk: Desk) -> None:
-    version, found = desk.dispatcher.version(), []
-    waiting = threading.Thread(target=lambda: found.append(desk.dispatcher.changes(version, 10, SECONDS)))
+    version, found = desk.dispatcher.history.version, []
+    waiting = threading.Thread(target=lambda: found.append(desk.dispatcher.history.changes(version, 10, SECONDS)))
     waiting.start()
     delivery, began = desk.trigger(), time.monotonic()
     waiting.join(SECONDS)
@@ -152,20 +152,20 @@ def test_a_subscriber_that_is_too_slow_is_dropped_and_costs_nobody_anything(
 ) -> None:
     monkeypatch.setattr(history, "CHANGES", 9)
     with Desk(tmp_path, URL) as desk:
-        slow = quick = desk.dispatcher.version()
+        slow = quick = desk.dispatcher.history.version
         for _ in range(5):
             desk.settled(desk.trigger())
-            changes = desk.dispatcher.changes(quick, 1_000, 0.0)
+            changes = desk.dispatcher.history.changes(quick, 1_000, 0.0)
             assert changes and len(changes[1]) == 1
             quick = changes[0]
-        assert desk.dispatcher.changes(slow, 1_000, 0.0) is None
-        assert desk.dispatcher.changes(desk.dispatcher.version() - 9, 1_000, 0.0)
+        assert desk.dispatcher.history.changes(slow, 1_000, 0.0) is None
+        assert desk.dispatcher.history.changes(desk.dispatcher.history.version - 9, 1_000, 0.0)
 
 
 def test_a_shutdown_ends_the_waiting_for_changes(desk: Desk) -> None:
     found: list[Any] = []
-    version = desk.dispatcher.version()
-    waiting = threading.Thread(target=lambda: found.append(desk.dispatcher.changes(version, 10, SECONDS)))
+    version = desk.dispatcher.history.version
+    waiting = threading.Thread(target=lambda: found.append(desk.dispatcher.history.changes(version, 10, SECONDS)))
     waiting.start()
     desk.restart()
     waiting.join(SECONDS / 2)

@@ -66,12 +66,12 @@ def test_delivery_ids_differ_within_a_message_and_lead_back_to_it(tmp_path: Path
     with Desk(tmp_path, "http://a.test/", "http://b.test/") as desk:
         desk.answer = exchange(503)
         message = desk.accept()
-        found = [desk.dispatcher.find(f"dlv_{message.id[4:]}_{index}") for index in (0, 1)]
+        found = [desk.dispatcher.history.find(f"dlv_{message.id[4:]}_{index}") for index in (0, 1)]
         assert [d and d.url for d in found] == ["http://a.test/", "http://b.test/"]
         for wrong in ("", "dlv_", message.id, f"dlv_{message.id[4:]}_2", f"dlv_{message.id[4:]}_-1", "dlv_x_0"):
-            assert desk.dispatcher.find(wrong) is None, wrong
+            assert desk.dispatcher.history.find(wrong) is None, wrong
         for spelling in ("00", "²", "1" * 5_000):
-            assert desk.dispatcher.find(f"dlv_{message.id[4:]}_{spelling}") is None, spelling
+            assert desk.dispatcher.history.find(f"dlv_{message.id[4:]}_{spelling}") is None, spelling
 
 
 @pytest.mark.parametrize(

@@ -318,8 +318,8 @@ def test_names_that_hang_in_the_resolver_hold_up_no_name_that_is_known(
             assert pair.trigger(EVENT, number, Prefer="wait=5").json()["deliveries"][0]["state"] == DELIVERED
             assert time.monotonic() - began < 1
         assert sum(thread.name.startswith("resolve") for thread in threading.enumerate()) < 20
-        eventually(lambda: all(d.count for d in pair.dispatcher.deliveries(lambda d: d.url in hanging, 64)))
-        found = pair.dispatcher.deliveries(lambda d: d.url in hanging, 64)
+        eventually(lambda: all(d.count for d in pair.dispatcher.history.newest(lambda d: d.url in hanging, 64)))
+        found = pair.dispatcher.history.newest(lambda d: d.url in hanging, 64)
         assert {d.attempts[0].error for d in found} == {"timed out connecting"}
 
 
@@ -361,7 +361,7 @@ def test_what_is_answered_during_a_shutdown_counts(tmp_path: Path, listener: Lis
         message = pair.trigger(EVENT, "late").json()["id"]
         listener.next()
         assert pair.dispatcher.close(SECONDS / 2) == 0
-        (delivery,) = pair.dispatcher.deliveries(lambda d: True, 1, message)
+        (delivery,) = pair.dispatcher.history.newest(lambda d: True, 1, message)
         assert delivery.state == DELIVERED
 
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checks import url_problem
 from disks import Disk, full, no_sync, together
 from support import SECONDS, Client, Pair, Program, eventually, held, request
 
 import durable
 import store as store_module
-from checks import url_problem
 from durable import StoreError
 from store import StoreFull, WebhookStore
 
