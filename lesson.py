@@ -1,10 +1,11 @@
-"""The lesson: nine chapters on what a webhook is made of. walkthrough.py is the stage that they need.
+"""The lesson: nine chapters about webhooks. walkthrough.py runs the programs and prints the pages.
 
-Each chapter is a function that uses a few verbs of `Lesson`: `step` says what we are about to do and why, `send`
-does it and shows the bytes, `show_…` shows the other end, `notice` says what to look at. Each finds a fresh pair
-of programs and depends on no other chapter. Every exercise has its solution beside it, a function that runs.
+Each chapter is a function that uses the methods of `Lesson`: `step` says what comes next and why, `send` sends bytes
+and shows the answer, `show_...` shows what the other program received, `notice` lists what to look at. Each chapter
+gets a fresh pair of programs and depends on no other chapter. Every exercise has its solution beside it, a function
+that runs.
 
-All the HTTP client that the lesson has is `talk` and `request`: a reader is to see that nothing is hidden.
+`talk` and `request` are the only HTTP client of the lesson, so that a reader sees every byte.
 """
 
 from __future__ import annotations
@@ -21,41 +22,41 @@ if TYPE_CHECKING:
     from walkthrough import Lesson
 
 INTRODUCTION = """
-Two programs talk to each other here. The *exposee* is a service where things happen: payments arrive, invoices
-are completed. The *receiver* belongs to somebody who wants to know of them: an *integrator*. A *webhook* is the
-agreement between the two: "when this happens, tell me at this address".
+Two programs talk to each other here. The *exposee* belongs to a service that has news: a payment has arrived, an
+invoice is completed. The *receiver* belongs to an *integrator*, a person or a company that wants this news. A
+*webhook* is the agreement between the two: "when this happens, send it to this address".
 
-They talk in HTTP, as browsers and websites do, and HTTP is text over a network connection. So we can read every
-word. In what follows, lines that begin with `> ` were sent and lines that begin with `< ` came back. Nothing is
-made up: both programs run on this machine, and the bytes are those that went through their sockets.
+They speak HTTP, as browsers and websites do. HTTP is text on a network connection, so a person can read it. Below,
+lines that begin with `> ` were sent, and lines that begin with `< ` came back. Both programs run on this machine, and
+the lines are the bytes that went through their sockets.
 
-Every chapter ends with an exercise. For that, open a second terminal in this directory and type
-`python3 -i lesson.py` (on Windows `py -i lesson.py`). You get a Python prompt with the two functions of chapter 1 in
-it, and `print(talk(3000, request("GET", "/health")).decode())` asks the program that listens on port 3000. A
-body has to be text, so `json` is at hand: `json.dumps({"url": receiver_url(8080)})`, where `receiver_url` makes the
-receiver's URL from its port. The solutions are functions too: they take the ports of the two programs, and an `assert`
-in them says what has to be so.
+Every chapter ends with an exercise. To do it, open a second terminal in this directory and type
+`python3 -i lesson.py` (on Windows `py -i lesson.py`). This gives a Python prompt with the two functions of chapter 1.
+`print(talk(3000, request("GET", "/health")).decode())` asks the program that listens on port 3000. A body must be
+text: `json.dumps({"url": receiver_url(8080)})` makes text of a value, and `receiver_url` makes the receiver's URL of
+its port. Each solution is a function too. It takes the ports of the two programs, and its `assert` lines check the
+answer.
 """
 
 LIVE = """
-While this walkthrough waits for Enter, both programs run. Each chapter says on which ports, and its exercise says it
-again; these are the ports to type.
+While this walkthrough waits for Enter, both programs run. Each chapter names their ports at its beginning and again at
+its exercise. These are the ports to type.
 """
 
 ON_THIS_PAGE = """
-This page is what `python3 walkthrough.py --markdown` prints. Run `python3 walkthrough.py` to have it happen before
-your eyes, a step at a time; while it waits for Enter, both programs are there for your own experiments. Or start them
-yourself: `python3 exposee.py` listens on port 3000, `python3 receiver.py` on port 8080.
+`python3 walkthrough.py --markdown` prints this page. `python3 walkthrough.py` shows the same, one step at a time. While
+it waits for Enter, both programs run and answer your own requests. You can also start them yourself:
+`python3 exposee.py` listens on port 3000, `python3 receiver.py` on port 8080.
 
-What differs in every run (ids, times, ports, signatures, durations) has been replaced on this page by values of the
-same length that never change.
+Ids, times, ports, signatures and durations differ in every run. This page has fixed values of the same length in their
+place.
 """
 
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # published with the specification: good for lessons only
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # published with the specification: for lessons only
 
 
 def talk(port: int, data: bytes) -> bytes:
-    """Connect to a server on this machine, send `data`, and return all that comes until the server hangs up."""
+    """Connect to a server on this machine, send `data`, and return what it sends until it closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(data)
         answer = b""
@@ -65,7 +66,7 @@ def talk(port: int, data: bytes) -> bytes:
 
 
 def request(method: str, target: str, body: str = "", **fields: str) -> bytes:
-    """A request as bytes. `fields` are further header fields, with _ for the - in their names."""
+    """A request as bytes. `fields` are further header fields, with _ in place of - in their names."""
     lines = [f"{method} {target} HTTP/1.1", "Host: localhost", "Connection: close"]
     if body:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body.encode())}"]
@@ -74,7 +75,7 @@ def request(method: str, target: str, body: str = "", **fields: str) -> bytes:
 
 
 def receiver_url(port: int, query: str = "") -> str:
-    """The receiver's address, as the exposee is to call it."""
+    """The URL to which the exposee sends its requests."""
     return f"http://127.0.0.1:{port}/webhook-receiver{query}"
 
 
@@ -85,12 +86,12 @@ def first_request(lesson: Lesson) -> None:
     lesson.step(
         "Typing a request",
         """
-        A *server* is a program that waits for connections. A *client* is a program that opens one. The server's
-        *port* is the number by which the system knows which program a connection is for. Once connected, both hold
-        one end of a *socket*: what one writes into it, the other can read.
+        A *server* is a program that waits for connections. A *client* is a program that opens one. A *port* is a
+        number: it tells the system which server a connection is for. Each program has a *socket*, which is its end of
+        the connection. What one program writes into its socket, the other reads from its own.
 
-        We connect to the exposee and write three lines. We leave out the empty line that would end the request,
-        to see what the exposee makes of it.
+        We connect to the exposee and write three lines. We leave out the empty line that ends a request, to see how
+        the exposee reacts.
         """,
     )
     start = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -102,11 +103,11 @@ def first_request(lesson: Lesson) -> None:
             early = connection.recv(65_536)
         except TimeoutError:
             early = b""
-        lesson.say("We wait a third of a second. The exposee says " + (repr(early) if early else "nothing."))
+        lesson.say("We wait a third of a second. The exposee sends " + (repr(early) if early else "nothing."))
         lesson.say(
             """
-            HTTP is read line by line, and only an empty line says "that was all". Until then the exposee waits
-            (for a while: a server that waited for ever could be filled with people who say nothing). We send it.
+            A server reads the head of a request line by line, and an empty line ends it. Until that line comes, the
+            exposee waits. It does not wait for ever: silent clients would use up its connections. We send the line.
             """
         )
         connection.settimeout(10)
@@ -114,33 +115,34 @@ def first_request(lesson: Lesson) -> None:
         answer = b""
         while more := connection.recv(65_536):
             answer += more
-    lesson.show("The empty line, and what it brings", ("> ", b""), ("< ", answer))
+    lesson.show("The empty line, and the answer to it", ("> ", b""), ("< ", answer))
     lesson.notice(
-        "What we sent is a *request*. Its first line has a *method* (`GET`: show me), a *target* (`/health`: what to "
-        "show) and the version of the language. The lines after it are *header fields*, a name and a value each; in "
-        "names, capitals make no difference.",
-        "`Host` is the name by which we have called the server. `localhost` is every machine's name for itself, and "
-        "`127.0.0.1` the address behind that name.",
-        "What came is a *response*. Its first line has a *status*: 200 means that all is well. The `OK` after it is "
-        "for people; programs read the number.",
-        "After the response's own empty line comes its *body*, what we have asked for. `Content-Length` says how many "
-        "bytes it has, `Content-Type` what they are: JSON, a way to write values down that every language can read.",
+        "We sent a *request*. Its first line has a *method* (`GET` asks for something), a *target* (`/health` is the "
+        "thing asked for) and the version of HTTP. The lines after it are *header fields*. Each has a name and a "
+        "value. Upper and lower case are the same in a name.",
+        "`Host` is the server's name, as the client knows it. `localhost` is every machine's name for itself, and "
+        "`127.0.0.1` is the address of that name.",
+        "The exposee sent a *response*. Its first line has a *status*: 200 means success. The `OK` after it is for "
+        "people; programs read the number.",
+        "A response has an empty line too. Its *body* comes after that line. `Content-Length` is the number of its "
+        "bytes. `Content-Type` is its format: JSON, a notation for values that every programming language can read.",
         "Each line ends with two invisible characters, carriage return and line feed, `\\r\\n` in Python. "
-        "`Content-Length` counts the bytes after the empty line: here also the line feed at the end of the JSON.",
-        "`Connection: close` was our wish that the server hang up after its answer. Without it the connection stays "
+        "`Content-Length` counts the bytes after the empty line, and that includes the line feed at the end of this "
+        "JSON.",
+        "`Connection: close` asks the server to close the connection after its answer. Without it the connection stays "
         "open for the next request.",
     )
     lesson.step(
         "The same with a function",
         """
-        From here on two small functions do the typing: `talk` sends bytes and returns what comes, `request` writes a
-        request. They are all of the client that this lesson uses. Here they ask which types of events the exposee
-        knows; an *event* is one thing that happened, and its *type* is the kind of thing.
+        From here on two small functions do the typing. `request` writes a request, and `talk` sends it and returns the
+        answer. This lesson has no other client. Here they ask for the types of events that the exposee knows. An
+        *event* is one thing that happened, and its *type* is the kind of thing.
         """,
     )
     lesson.source(talk, request)
     lesson.send("Sent and answered", request("GET", "/event-types"))
-    lesson.notice("Every program that speaks HTTP, a browser and `curl` included, does this and not much else.")
+    lesson.notice("A browser and `curl` do the same: they write a request and read the response.")
 
 
 def solution_1(exposee: int, receiver: int) -> bytes:
@@ -158,23 +160,22 @@ def register(lesson: Lesson) -> None:
     lesson.step(
         "Registering",
         """
-        The integrator tells the exposee two things: the address to call (a *URL*: how to speak, which machine and port,
-        which path there) and the events to call it for. That is a request with a body, and its method is `POST`: here
-        is something for you.
+        The integrator tells the exposee two things: the receiver's address and the types of events to send there. The
+        address is a *URL*: it has the protocol, the machine, the port and the path. Both things go into the body of a
+        request. Its method is `POST`, which hands something over.
         """,
     )
     lesson.send("Sent to the exposee, and answered", request("POST", "/webhooks/register", body))
     lesson.notice(
-        "A request may have a body too, with the same two fields: `Content-Type` says what it is, `Content-Length` "
-        "how long it is. Without a length the exposee could not know where the body ends.",
-        "Nothing has been sent to the receiver yet. The exposee has only made a note of its address. "
-        "`register_webhook.py` sends this very request.",
+        "A request can have a body too, with the same two fields: `Content-Type` is its format, `Content-Length` its "
+        "length. Without a length the exposee could not know where the body ends.",
+        "The exposee has stored the URL. It has sent nothing to the receiver yet.",
+        "`register_webhook.py` sends the same body to the same target.",
     )
     lesson.step(
         "What the exposee remembers",
         """
-        The answer came only after the note was on the disk, in a file that you can read. A webhook that is lost in a
-        power cut would be a promise broken without anybody noticing.
+        The exposee answered only after the webhook was on the disk, so a power cut cannot lose it. The file is text:
         """,
     )
     lesson.file("webhooks.json")
@@ -182,15 +183,15 @@ def register(lesson: Lesson) -> None:
     lesson.step(
         "Registering again",
         """
-        Networks lose answers. An integrator who has not seen the 200 will send the request once more. That has to do no
-        harm, so we try it.
+        A network can lose an answer. An integrator that has not received the 200 sends the request once more. This must
+        do no harm, so we try it.
         """,
     )
     lesson.send("The same again", request("POST", "/webhooks/register", body))
     lesson.file("webhooks.json")
     lesson.notice(
-        "The same answer, and still one entry. A request that may be repeated without doing more than once is called "
-        "*idempotent*. It is the most useful word of this lesson."
+        "The answer is the same, and there is still one entry. A request is *idempotent* if sending it twice has the "
+        "same effect as sending it once."
     )
 
 
@@ -212,22 +213,22 @@ def ping(lesson: Lesson) -> None:
     lesson.step(
         "A ping",
         """
-        The receiver is registered, as in chapter 2. But does a request really reach it? A *ping* is a question without
-        content: are you there? We ask the exposee to ping everybody, and it tells us how that went.
+        The receiver is registered, as in chapter 2. A *ping* is a test: a request that only shows whether the receiver
+        can be reached. We ask the exposee to ping every registered URL. It answers with the outcomes.
         """,
     )
     answer = lesson.send("Sent to the exposee, and answered", request("GET", "/ping"))
     lesson.notice(
-        "The exposee has answered us only after the receiver had answered it.",
-        "The ping has an id, `msg_…`: that of the *message*. Sending one message to one URL is a *delivery*, with an "
-        "id that begins with `dlv_`. Its `state` is `delivered`, because the receiver's status was 204.",
+        "The exposee sent its answer to us after it had received the receiver's answer.",
+        "The ping is a *message*, and `msg_…` is its id. One message for one URL is a *delivery*, and its id begins "
+        "with `dlv_`. The delivery's `state` is `delivered`, because the receiver answered 204.",
     )
     lesson.step(
         "Both ends of one connection",
         """
-        Now the roles are swapped: the exposee was the client, and the receiver the server. The exposee keeps
-        the bytes of its attempts, so we ask it for them. The receiver runs with `--raw`, which has it print what
-        arrives. We lay the two side by side.
+        For the ping, the exposee was the client and the receiver was the server. The exposee keeps the bytes that it
+        sent and received, and we ask it for them. The receiver runs with `--raw`, so it prints the bytes that it
+        received and sent. Compare the two.
         """,
     )
     delivery = lesson.delivery(answer["id"], url)
@@ -240,29 +241,29 @@ def ping(lesson: Lesson) -> None:
     lesson.show_arrived(answer["id"])
     lesson.show_printed('"ping"')
     lesson.notice(
-        "They are the same lines with the marks turned round: what one sends comes to the other.",
-        "The body, the *payload*, is the JSON at the end of the request: which event, and what there is to say about "
-        "it. All that is about the delivery, such as `webhook-id`, stands in header fields.",
-        "`User-Agent` is the name of the program that sends.",
-        "204 means: well received, and I have nothing to say. Any status from 200 to 299 would do.",
-        "`Bypass-Tunnel-Reminder` is for a tunnel, a service that leads requests from the internet to your own "
-        "machine: some of them show a page of advertisement to those who do not send it.",
+        "The lines are the same, and their marks are reversed: what one program sends, the other receives.",
+        "The body of this request is also called its *payload*. It names the event and has its data. Facts about the "
+        "delivery, such as `webhook-id`, are in header fields.",
+        "`User-Agent` is the name of the program that sends the request.",
+        "204 means: received, and the response has no body. Any status from 200 to 299 counts as success.",
+        "`Bypass-Tunnel-Reminder` is for tunnels. A tunnel is a service that forwards requests from the internet to "
+        "your machine. Some tunnels answer with a page of their own unless this field is present.",
     )
     lesson.step(
         "The ping-back",
         """
-        A 204 says that something answers at that address. With a *ping-back* the integrator claims that the ping has
-        arrived: it calls the exposee, which makes a note of that and answers with the payload of the ping. It proves
-        nothing: the payload is always the same, and anybody can ask for it.
+        A 204 shows that some program answers at that address. With a *ping-back* the integrator claims that the ping
+        has arrived. The exposee records the claim and answers with the payload of the ping. It proves nothing: the
+        payload is always the same, and anybody can send a ping-back.
         """,
     )
     lesson.send("Sent to the exposee, and answered", request("POST", "/webhooks/ping-back", json.dumps({"url": url})))
-    lesson.say("How the exposee lists the ping after that:")
+    lesson.say("Now we ask the exposee for its newest delivery, which is the ping:")
     lesson.send("Sent and answered", request("GET", "/deliveries?limit=1"))
     lesson.notice(
         "`confirmed` has become `true`.",
-        "What follows the `?` in a target is the *query*: further wishes, here for one delivery at the most.",
-        "A receiver that is started with `--ping-back` and `--url` confirms each ping by itself.",
+        "The part of a target after the `?` is the *query*. Here it limits the answer to one delivery.",
+        "A receiver that is started with `--ping-back` and `--url` sends a ping-back after each ping.",
     )
 
 
@@ -278,7 +279,7 @@ def solution_3(exposee: int, receiver: int) -> bytes:
 
 
 def trigger(lesson: Lesson) -> None:
-    other = lesson.stage.start_receiver()
+    other = lesson.programs.start_receiver()
     urls = receiver_url(lesson.receiver), receiver_url(other.port)
     for url in urls:
         lesson.register(url)
@@ -286,39 +287,43 @@ def trigger(lesson: Lesson) -> None:
     lesson.step(
         "Something happens",
         """
-        Two integrators have registered for `payment_received`, each with a receiver of its own: the ports differ. Now a
-        payment arrives, and the service says so to the exposee. That is called to *trigger* the event.
+        Two integrators have registered for `payment_received`. Each has its own receiver, on its own port. Now a
+        payment arrives, and the service tells the exposee. This is called to *trigger* the event.
         """,
     )
     answer = lesson.send("Sent to the exposee, and answered", request("POST", "/trigger", body))
     lesson.notice(
-        "202 is not 200. It means: accepted, and I shall see to it. The exposee has the event on its disk and will "
-        "deliver it, whatever happens. It does not make us wait for receivers that may be slow.",
-        "`Location` is where to look for what has become of it.",
+        "202 means: accepted, and not done yet. The event is on the exposee's disk, so it will be delivered even after "
+        "a crash. We do not wait for the receivers, which may be slow.",
+        "`Location` is the target that shows the outcome.",
     )
-    lesson.step("Fan-out", "One event goes to everybody who has asked for it. That is called *fan-out*.")
+    lesson.step(
+        "Fan-out", "The exposee sends the event to every URL that is registered for it. This is called *fan-out*."
+    )
     lesson.show_arrived(answer["id"], where="At the first receiver's end")
     lesson.show_arrived(answer["id"], other, "At the second receiver's end")
     lesson.notice(
-        "The same `webhook-id` twice: it is one message. `Host` differs: it is the machine and port of each URL.",
-        "Neither waits for the other.",
+        "Both requests have the same `webhook-id`, because they carry one message. `Host` differs: it has the machine "
+        "and the port of each URL.",
+        "Neither delivery waits for the other.",
     )
-    lesson.step("Following the Location", "What has become of it? We ask at the address that the 202 has named.")
+    lesson.step("Following the Location", "We ask for the outcome, at the target that `Location` has named.")
     for url in urls:
         lesson.delivery(answer["id"], url)
     lesson.send("Sent and answered", request("GET", f"/deliveries?message={answer['id']}"))
-    lesson.notice("Two deliveries of one message, the last one first, each with a state and a status of its own.")
+    lesson.notice("One message has two deliveries, the last one first. Each has its own state and status.")
     lesson.step(
         "Waiting after all",
         """
-        Sometimes a caller would rather wait, in a script say. The field `Prefer` is how a client says what it
-        would like and can do without. Here it would like to wait for the first attempts, five seconds at the most.
+        Some callers want to wait for the outcome, a script for example. With the field `Prefer` a client asks for
+        something that the server may ignore. Here it asks the exposee to wait for the first attempts, five seconds at
+        most.
         """,
     )
     lesson.send("Sent and answered", request("POST", "/trigger", body, Prefer="wait=5"))
     lesson.notice(
-        "Now it is 200, and the answer says how the deliveries went. `Preference-Applied` says that the wish was "
-        "granted."
+        "The status is 200, and the answer has the outcomes of the deliveries. `Preference-Applied` means that the "
+        "exposee did what `Prefer` asked for."
     )
 
 
@@ -337,28 +342,27 @@ def mistakes(lesson: Lesson) -> None:
     lesson.step(
         "The wrong type",
         """
-        Now we do things wrong on purpose, to learn how to read the answers. First: the body is JSON, but the
-        `Content-Type` says that it is a form, as web pages send it. That is what `curl -d` says when it is not told
-        otherwise.
+        Now we make mistakes on purpose and read the answers. First mistake: the body is JSON, but `Content-Type` names
+        the format of web forms. `curl -d` sends this type unless `-H` names another.
         """,
     )
     form = request("POST", "/trigger", body).replace(b"application/json", b"application/x-www-form-urlencoded")
     lesson.send("Sent and answered", form)
     lesson.notice(
-        "A status that begins with 4 means: the mistake is in the request, and sending it again will not help. One "
-        "that begins with 5 means: the mistake is on the server's side, and the request may well be right.",
-        "The body of an error is JSON as well, with a type of its own, `application/problem+json`. `detail` is the "
-        "sentence to read: what was wrong, what was expected, and often what to do.",
+        "A status from 400 to 499 means that the request is wrong: the same request will fail again. A status from 500 "
+        "to 599 means that the server failed: the request may be right.",
+        "The body of an error is JSON too, of the type `application/problem+json`. `detail` says what was wrong, what "
+        "was expected and often what to do.",
     )
-    lesson.step("Not quite JSON", "Second: a brace is missing at the end.")
+    lesson.step("Not quite JSON", "Second mistake: the last brace is missing.")
     lesson.send("Sent and answered", request("POST", "/trigger", body[:-1]))
-    lesson.notice("400: I cannot read this. `detail` names the place; column 40 is where the body breaks off.")
-    lesson.step("An unknown event", "Third: all is well-formed, but there is no event of that name.")
+    lesson.notice("400 means that the body cannot be read. `detail` names the place: the body ends at column 40.")
+    lesson.step("An unknown event", "Third mistake: the JSON is right, but no event has this name.")
     lesson.send("Sent and answered", request("POST", "/trigger", body.replace("received", "recieved")))
-    lesson.notice("422: I can read this, but it makes no sense here. The answer lists what would.")
-    lesson.step("The wrong method", "Fourth: the right target, but `GET`, as a browser sends it for an address.")
+    lesson.notice("422 means that a value is not acceptable. `detail` lists the acceptable ones.")
+    lesson.step("The wrong method", "Fourth mistake: the target is right, but the method is `GET`, as in a browser.")
     lesson.send("Sent and answered", request("GET", "/trigger"))
-    lesson.notice("405: not in this way. `Allow` lists the ways that there are.")
+    lesson.notice("405 means that this target does not take this method. `Allow` lists the methods that it takes.")
 
 
 def solution_5(exposee: int, receiver: int) -> bytes:
@@ -377,10 +381,10 @@ def failures(lesson: Lesson) -> None:
     lesson.step(
         "The connection breaks",
         """
-        What if it is the receiver that fails? Ours can be asked to, in the query of its URL: `respond=reset` has it
-        break the connection off, and `times=1` has it do so once only. An *attempt* is one request of a delivery.
-        When it fails, the exposee tries again: here after half a second, and then after one (give or take a fifth).
-        In earnest it goes on for three days, with longer and longer pauses.
+        Our receiver fails when the query of its URL asks for it. With `respond=reset` it resets the connection, and
+        with `times=1` it does so only once. An *attempt* is one request of a delivery. When an attempt fails, the
+        exposee makes another: here after 0.5 s, and the next one after 1 s (each ±20 %). Its usual schedule has ten
+        attempts in three days, with pauses that grow.
         """,
     )
     url = receiver_url(lesson.receiver, "?respond=reset&times=1")
@@ -389,16 +393,17 @@ def failures(lesson: Lesson) -> None:
     lesson.unregister(url)
     lesson.show_attempts(delivery, pauses=(0.5,))
     lesson.notice(
-        "The request of the first attempt was sent whole. Perhaps the receiver has read it, perhaps not: with a broken "
-        "connection there is no way to know.",
-        "So the second attempt carries the same `webhook-id`: a receiver that has seen the first one can tell.",
-        "The `webhook-timestamp` is that of the attempt, in seconds since 1970.",
+        "The exposee sent the whole request of the first attempt. After a reset it cannot know whether the receiver "
+        "has read it.",
+        "So the second attempt has the same `webhook-id`. With it, a receiver recognises a message that it has read "
+        "before.",
+        "`webhook-timestamp` is the time of the attempt, in seconds since 1970.",
     )
     lesson.step(
         "Silence",
         """
-        Worse than a receiver that refuses is one that says nothing: somebody has to decide when to stop waiting. That
-        limit is called a *timeout*. Our exposee was started with one second; usually it is ten.
+        A receiver can also take the request and never answer. The exposee stops waiting after a time that is called
+        its *timeout*. Our exposee was started with 1 s; the default is 10 s.
         """,
     )
     url = receiver_url(lesson.receiver, "?respond=hang&times=1")
@@ -409,8 +414,8 @@ def failures(lesson: Lesson) -> None:
     lesson.step(
         "Please come back later",
         """
-        A good receiver that cannot work now says so: status 503, and a field `Retry-After` with the seconds until it
-        expects to be well.
+        A receiver that cannot work now answers 503. Its field `Retry-After` is the number of seconds after which it
+        expects to work again.
         """,
     )
     url = receiver_url(lesson.receiver, "?respond=503&retry_after=1&times=1")
@@ -418,12 +423,12 @@ def failures(lesson: Lesson) -> None:
     delivery = lesson.delivery(lesson.trigger({"amount": 300}), url, attempts=2)
     lesson.unregister(url)
     lesson.show_attempts(delivery, pauses=(1.0,), requests=False)
-    lesson.notice("The exposee has waited for the second that was asked for, and not for half a second only.")
+    lesson.notice("The exposee waited for the 1 s that `Retry-After` asked for, not for the 0.5 s of its schedule.")
     lesson.step(
         "Half an answer",
         """
-        This one says 200 and promises 100 bytes, of which 12 come. It does that three times; our exposee's schedule has
-        two pauses, so it makes three attempts.
+        This receiver answers 200 with `Content-Length: 100` and closes the connection after 12 bytes of the body. It
+        does so three times. Our exposee's schedule has two pauses, so it makes three attempts.
         """,
     )
     url = receiver_url(lesson.receiver, "?respond=half&times=3")
@@ -431,31 +436,33 @@ def failures(lesson: Lesson) -> None:
     delivery = lesson.delivery(lesson.trigger({"amount": 400}), url, attempts=3)
     lesson.show_attempts(delivery, pauses=(0.5, 1.0), requests=False)
     lesson.notice(
-        "A 200 alone is no success. Something has died in the middle, and nobody knows what it had done by then.",
-        "The delivery is now in the state `failed`: the exposee gives up.",
+        "A status of 200 is not enough for a success: the answer must be whole. The receiver may have failed while it "
+        "processed the message.",
+        "The state of the delivery is now `failed`: the exposee makes no further attempts.",
     )
     lesson.step(
         "One more time, by hand",
         """
-        The integrator has mended the receiver (it is well after three times) and would like to have what was missed.
-        Another attempt, asked for by a person, is called a *redelivery*.
+        After three failures the receiver works normally. The integrator wants the message that it missed. A further
+        attempt that a person asks for is called a *redelivery*.
         """,
     )
     lesson.send("Sent and answered", request("POST", f"/deliveries/{delivery['id']}/attempts"))
     delivery = lesson.delivery(delivery["message"], url, attempts=4)
     lesson.unregister(url)
     lesson.show_attempts(delivery, first=4)
-    lesson.notice("The fourth attempt, with the `webhook-id` of the first.")
+    lesson.notice("The fourth attempt has the `webhook-id` of the first.")
     lesson.step(
         "Gone",
         """
-        410 is the one answer that means: never again. The exposee obeys, and strikes the URL off its list.
+        410 means: send nothing to this URL again. The exposee makes no further attempt and unregisters the URL.
         """,
     )
     url = receiver_url(lesson.receiver, "?respond=410")
     lesson.register(url)
     delivery = lesson.delivery(lesson.trigger({"amount": 500}), url)
     lesson.show_attempts(delivery, requests=False)
+    lesson.wait_until_unregistered(url)
     lesson.file("webhooks.json")
 
 
@@ -473,14 +480,14 @@ def solution_6(exposee: int, receiver: int) -> bytes:
 
 
 def standard_signature(secret: str, message_id: str, timestamp: str, body: bytes) -> str:
-    """Standard Webhooks: sign the id, the time and the body, with the bytes that stand in base64 after whsec_."""
+    """Standard Webhooks: sign the id, the time and the body. The key is the base64 after whsec_, decoded."""
     key = base64.b64decode(secret.removeprefix("whsec_"))
     digest = hmac.digest(key, f"{message_id}.{timestamp}.".encode() + body, "sha256")
     return "v1," + base64.b64encode(digest).decode()
 
 
 def github_signature(secret: str, body: bytes) -> str:
-    """GitHub: sign the body only, with the secret as it is written."""
+    """GitHub: sign the body only. The key is the whole secret as text."""
     return "sha256=" + hmac.digest(secret.encode(), body, "sha256").hex()
 
 
@@ -494,10 +501,10 @@ def signatures(lesson: Lesson) -> None:
     lesson.step(
         "A shared secret",
         """
-        Everybody who knows the receiver's address can send it a request that looks like ours. So the integrator
-        registers a *secret* with the URL, which only the two know, and the receiver is started with the same one. The
-        exposee never sends the secret. It sends a *signature*: a number, calculated from the secret and the
-        request, that nobody can calculate without the secret.
+        Anybody can send a request like ours to the receiver. So the integrator registers a *secret* with the URL, and
+        starts the receiver with the same secret. Only the two programs know it. A delivery does not contain the secret.
+        It contains a *signature*: a number that is calculated from the secret and the request, and that nobody can
+        calculate without the secret.
         """,
     )
     body = json.dumps({"url": url, "event_types": ["payment_received"], "secret": SECRET})
@@ -509,22 +516,22 @@ def signatures(lesson: Lesson) -> None:
         lesson.sign_on_page(standard_signature, SECRET, message_id, timestamp, version)
     lesson.say(
         """
-        This once the secret was sent. In what is shown it is `***`, so the body looks shorter than its length. Now a
-        payment arrives:
+        This request did contain the secret. It is shown as `***`, so the body looks shorter than its `Content-Length`.
+        Now a payment arrives:
         """
     )
     lesson.show_arrived(message_id)
     lesson.show_printed("signature verified")
     lesson.notice(
-        "There are two signatures, in two dialects: `webhook-signature` is that of Standard Webhooks, which many "
-        "services use, and `X-Hub-Signature-256` is GitHub's. A receiver has to understand one of them only. Ours "
-        "insists on the first: GitHub's covers the body alone, so an old request would look like a new one."
+        "There are two signatures, in two dialects. `webhook-signature` is that of Standard Webhooks, which many "
+        "services use. `X-Hub-Signature-256` is GitHub's. A receiver needs to verify only one of them. Ours requires "
+        "the first: GitHub's covers only the body, so an old request would pass as a new one."
     )
     lesson.step(
         "Signing by hand",
         """
-        Both dialects use HMAC-SHA256: a recipe that makes 32 bytes from a key and a text. Change one bit of
-        either, and all of the 32 are others. We calculate both for the request above.
+        Both dialects use HMAC-SHA256. This function makes 32 bytes from a key and a text. When one bit of either
+        changes, the 32 bytes are completely different. We calculate both signatures of the request above.
         """,
     )
     lesson.source(standard_signature, github_signature)
@@ -534,16 +541,16 @@ def signatures(lesson: Lesson) -> None:
         verdict = "the same" if mine == came else "different"
         lesson.show_lines(f"{name}: calculated here, and in the request ({verdict})", [mine, came])
     lesson.notice(
-        "The dialects differ in everything that can differ: what is signed, what the key is (the secret decoded, or as "
-        "text), how the 32 bytes are written (base64 or hexadecimal, two ways to write bytes in letters and digits).",
-        "In what follows we need `Connection: close` in requests that we send ourselves. We may add it: header fields "
-        "are not signed, but for the id and the time.",
+        "The dialects sign different texts. Their keys differ: the decoded secret, or the secret as text. They write "
+        "the 32 bytes differently: as base64, or as hexadecimal digits.",
+        "In the next steps we send such requests ourselves and add `Connection: close`. The signatures stay right: of "
+        "the header fields, only the id and the time are signed.",
     )
     lesson.step(
         "A byte is changed",
         """
-        Somebody on the way makes 900 out of 100, and leaves the rest as it was. We are that somebody, and send the
-        changed request to the receiver.
+        Suppose that somebody between the two programs changes 100 to 900 and nothing else. We do this ourselves and
+        send the changed request to the receiver.
         """,
     )
     closing = sent.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1)
@@ -551,14 +558,14 @@ def signatures(lesson: Lesson) -> None:
     lesson.send("Sent to the receiver, and answered", changed, lesson.receiver)
     lesson.show_printed('"amount": 900')
     lesson.notice(
-        "401: I do not know who you are. The answer says no more than that. A forger is not to learn how to get "
-        "better; the owner can read why, on the receiver's terminal.",
+        "401 means that the request does not prove its sender. The answer gives no reason, because a forger could "
+        "learn from it. The receiver's terminal shows the reason to its owner.",
     )
     lesson.step(
         "A well-meaning change",
         """
-        Now nobody is evil. A program between the two has read the JSON and written it again: the same values,
-        without the spaces. The signature is one of bytes, not of values.
+        Suppose that a program between the two parses the JSON and writes it again without spaces. The values are the
+        same and the bytes are not. A signature is calculated from bytes.
         """,
     )
     again = json.dumps(json.loads(content), separators=(",", ":"))
@@ -566,15 +573,15 @@ def signatures(lesson: Lesson) -> None:
     lesson.send("Sent to the receiver, and answered", f"{head}\r\n\r\n{again}".encode(), lesson.receiver)
     lesson.show_printed("parsed and written again")
     lesson.notice(
-        "The receiver has tried the usual mistakes and names the one that explains it. The remedy: verify the bytes as "
-        "they came, before anything parses them."
+        "The receiver tries the usual mistakes and names the one that explains the signature. The remedy is to verify "
+        "the bytes as they came, before they are parsed."
     )
     lesson.step(
         "An old request",
         """
-        A signature does not protect from somebody who has recorded a good request, and sends it a second time: a
-        *replay*. That is why the time is signed too. The specification of Standard Webhooks prints a signed request
-        as an example, with its secret, which is the one that we use. We send that.
+        Somebody may record a signed request and send it again. This is called a *replay*. The signature of the body
+        would still be right, so Standard Webhooks signs the time too. Its specification contains a signed request as
+        an example, and our secret is the one of that example. We send that request.
         """,
     )
     old = request(
@@ -588,8 +595,8 @@ def signatures(lesson: Lesson) -> None:
     lesson.send("Sent to the receiver, and answered", old, lesson.receiver)
     lesson.show_printed('"test": 2432232314')
     lesson.notice(
-        "The signature is right, and yet it is refused: 1614265330 was in February 2021. A receiver takes five "
-        "minutes, no more. Within them, the `webhook-id` tells that it has come before."
+        "The signature is right, but the request is refused: 1614265330 was in February 2021. The receiver accepts "
+        "times up to five minutes off. Within these, it recognises a replay by its `webhook-id`."
     )
 
 
@@ -610,9 +617,9 @@ def crash(lesson: Lesson) -> None:
     lesson.step(
         "A slow receiver",
         """
-        202 was a promise: accepted, and I shall see to it. What if the exposee dies before it has kept it? To catch
-        it in the middle of a delivery we need a receiver that takes its time. This one is a plain socket of our own: it
-        reads the request, and does not answer.
+        A 202 means that the exposee will deliver the event. Here we kill the exposee before it has done so, in the
+        middle of an attempt. For this we need a slow receiver. This one is a plain socket of the lesson. It reads the
+        request and does not answer.
         """,
     )
     with lesson.listener() as slow:
@@ -620,39 +627,37 @@ def crash(lesson: Lesson) -> None:
         lesson.register(url)
         body = json.dumps({"event": "payment_received", "data": {"amount": 100}})
         message_id = lesson.send("Sent to the exposee, and answered", request("POST", "/trigger", body))["id"]
-        lesson.show("What has come to our socket", ("< ", slow.receive(message_id)))
+        lesson.show("Received by our socket", ("< ", slow.receive(message_id)))
         lesson.step(
             "The exposee is killed",
             """
-            Now we end the exposee in the hardest way that the system has: the process is not asked, and has no time
-            to save anything (`kill -9`). What it has left on the disk is its *journal*, a file that only ever grows at
-            its end.
+            Now we kill the exposee with `kill -9`. The process is not told and cannot save anything. Its *journal* is
+            on the disk: a file to which the exposee appends what it has accepted and what it has done.
             """,
         )
-        lesson.stage.exposee.kill()
-        lesson.file("deliveries.jsonl")
+        lesson.programs.exposee.kill()
+        lesson.file("webhooks.deliveries.jsonl")
         lesson.notice(
-            "One line: the message, and for whom it is. It was there before the 202 was sent.",
-            "There is no line that says how it went. So it has to be taken for undelivered.",
+            "There is one line: the message and its URLs. It was on the disk before the 202 was sent.",
+            "There is no line with the state of the delivery. So the exposee takes it as not delivered.",
         )
-        lesson.step("And started again", "The same command in the same folder. Nobody triggers anything.")
-        lesson.stage.start_exposee()
-        lesson.show("What has come to our socket", ("< ", slow.receive(message_id)))
+        lesson.step("Started again", "We start the same command in the same folder. Nobody triggers anything.")
+        lesson.programs.start_exposee()
+        lesson.show("Received by our socket", ("< ", slow.receive(message_id)))
         slow.answer(b"HTTP/1.1 204 No Content\r\n\r\n")
-        lesson.show("And this time we answer", ("> ", b"HTTP/1.1 204 No Content\r\n"))
+        lesson.show("This time our socket answers", ("> ", b"HTTP/1.1 204 No Content\r\n"))
         delivery = lesson.delivery(message_id, url)
-        lesson.say(f"The exposee's word for it: the delivery is `{delivery['state']}`.")
+        lesson.say(f"The exposee lists the delivery with the state `{delivery['state']}`.")
         lesson.notice(
-            "The same `webhook-id` as before. The promise was kept.",
-            "But our socket has got the message twice. Had it been a program that books payments, and had only its "
-            "answer been lost, it might have booked one twice. This is called *at least once*, and there is no way "
-            "round it: a sender that never repeats would lose messages instead.",
+            "The `webhook-id` is the same as before. The event was delivered after the crash.",
+            "Our socket received the message twice. A program that books payments would perhaps have booked this one "
+            "twice. This guarantee is called *at least once*. A sender that never repeats a message would lose some.",
         )
     lesson.step(
         "Duplicates",
         """
-        So it is the receiver who has to recognise a *duplicate*, and it can: by the `webhook-id`. We deliver a
-        message to `receiver.py`, and then ask for a redelivery of it.
+        So the receiver must recognise a *duplicate*. It compares the `webhook-id` with those that it has answered
+        before. We deliver a message to `receiver.py`, and then ask for a redelivery of it.
         """,
     )
     lesson.unregister(url)
@@ -664,8 +669,8 @@ def crash(lesson: Lesson) -> None:
     lesson.delivery(delivery["message"], url, attempts=2)
     lesson.show_printed("duplicate")
     lesson.notice(
-        "The duplicate is answered with 204 as well: the sender is to know that it can stop. Then it is ignored. That "
-        "makes the receiver idempotent, which you know from chapter 2."
+        "The receiver answers the duplicate with 204 too, so that the exposee makes no further attempt. It does not "
+        "process the message a second time. So the receiver is idempotent (chapter 2)."
     )
 
 
@@ -687,23 +692,23 @@ def unregister(lesson: Lesson) -> None:
     lesson.step(
         "The way out",
         """
-        One receiver is registered. Its integrator does not want the events any more. The method for that is
-        `DELETE`: take this away.
+        One receiver is registered. Its integrator does not want the events any more and unregisters it. The method is
+        `DELETE`.
         """,
     )
     lesson.send("Sent to the exposee, and answered", request("DELETE", "/webhooks/unregister", body))
     lesson.file("webhooks.json")
-    lesson.step("Nobody listens", "Now something happens, and nobody wants to know.")
+    lesson.step("No receiver", "Now an event is triggered, and no URL is registered for it.")
     trigger_body = json.dumps({"event": "payment_received", "data": {"amount": 100}})
     lesson.send("Sent and answered", request("POST", "/trigger", trigger_body))
-    lesson.notice("That is no error: the one who triggers an event need not know who listens.")
-    lesson.step("Twice", "We unregister what is not registered any more.")
+    lesson.notice("This is no error: the service that triggers an event need not know the receivers.")
+    lesson.step("Twice", "We unregister the same webhook once more.")
     lesson.send("The same again", request("DELETE", "/webhooks/unregister", body))
     lesson.notice(
-        "404: there is no such thing, `0 webhook(s) unregistered`. It does no harm, and you learn that you have "
-        "asked for something that was not there. A typing error in the URL looks the same.",
-        "That was all of it: text, a status, an id, a signature, and the patience to try again. The programs that you "
-        "have watched are a few files of Python; `receiver.py` is the one to open first.",
+        "404 means that this webhook is not registered: `0 webhook(s) unregistered`. The request does no harm. After a "
+        "typing error in the URL, the answer is the same.",
+        "You have seen a whole webhook system: requests, statuses, ids, signatures and retries. Both programs are "
+        "Python files in this directory. `README.md` has the order in which to read them, under *How to read it*.",
     )
 
 
@@ -721,9 +726,9 @@ def solution_9(exposee: int, receiver: int) -> bytes:
 
 
 class Chapter(NamedTuple):
-    """`solution` gets the ports of the exposee and the receiver, and returns the answer that proves it.
+    """`solution` takes the ports of the exposee and the receiver, and returns the answer that shows the solution.
 
-    It finds a pair of its own, with the receiver registered for payment_received.
+    It gets a pair of its own, with the receiver registered for payment_received.
     """
 
     title: str
@@ -738,46 +743,46 @@ CHAPTERS = [
     Chapter(
         "A request is text",
         first_request,
-        "Ask the exposee for something that it does not have, such as `/coffee`. Which status does it answer?",
+        "Ask the exposee for a target that it does not have, such as `/coffee`. Which status is the answer?",
         solution_1,
     ),
     Chapter(
         "Registering a webhook",
         register,
-        "Register the same URL for two further types of events with one request, and have the exposee list what is "
-        "registered: `GET /webhooks`.",
+        "Register the same URL for two further types of events with one request. Then ask for the list of webhooks: "
+        "`GET /webhooks`.",
         solution_2,
     ),
     Chapter(
         "Ping and ping-back",
         ping,
-        "Register a second URL, on a port where nobody listens, and ping again. To how many was it delivered?",
+        "Register a second URL, on a port on which no program listens, and ping again. How many pings are delivered?",
         solution_3,
     ),
     Chapter(
         "Triggering an event",
         trigger,
-        "Trigger an event for which nobody has registered. Is that an error?",
+        "Trigger an event for which no URL is registered. Is that an error?",
         solution_4,
     ),
     Chapter(
         "Mistakes, and how to read the answers",
         mistakes,
-        "409 means: not as things stand now. Make the exposee answer it. (A ping-back confirms a ping. What if there "
-        "has been none?)",
+        "409 means that the request is right, but not possible in the present state. Make the exposee answer 409. (A "
+        "ping-back confirms a ping. Send one before there has been a ping.)",
         solution_5,
     ),
     Chapter(
         "A receiver that fails",
         failures,
-        "`respond=redirect` has the receiver answer 302: what you want is at another address. Does the exposee go "
+        "With `respond=redirect` the receiver answers 302, which names another URL. Does the exposee send the request "
         "there? Find out with one trigger that waits.",
         solution_6,
     ),
     Chapter(
         "Signatures",
         signatures,
-        "Sign a request of your own so that the receiver takes it. You know the secret.",
+        "Sign a request of your own so that the receiver accepts it. You know the secret.",
         solution_7,
         ("--secret", SECRET),
     ),
@@ -791,7 +796,7 @@ CHAPTERS = [
     Chapter(
         "Unregistering",
         unregister,
-        "Register a URL for two types of events, and unregister one of them. What is left?",
+        "Register a URL for two types of events, and unregister one of them. Which webhook is left?",
         solution_9,
     ),
 ]

@@ -1,14 +1,13 @@
 """The walkthrough: runs the exposee and the receiver, and shows every byte that passes between them.
 
-    python3 walkthrough.py               the whole lesson, a step at a time
+    python3 walkthrough.py               the whole lesson, one step at a time
     python3 walkthrough.py --chapter 3   one chapter; each stands alone
-    python3 walkthrough.py --list        what there is
-    python3 walkthrough.py --markdown    as a page; WALKTHROUGH.md is what this prints
+    python3 walkthrough.py --list        the titles of the chapters
+    python3 walkthrough.py --markdown    a page; WALKTHROUGH.md is this page
 
-Nothing is staged: the programs are those of this directory, started as you would start them, on free ports and
-in a temporary folder that is removed in the end. What is said is in lesson.py; here is the stage that it is
-said on: the processes, the sockets, the page. Exit codes: 0 at the end, after q and after Ctrl-C; 1 when one of
-the programs did not do what the lesson needs; 2 for a wrong option.
+The programs are those of this directory. They run on free ports, in a temporary folder that is removed at the end.
+The text of the lesson is in lesson.py; the processes, the sockets and the output are here. Exit codes: 0 at the end,
+after q and after Ctrl-C; 1 when one of the programs did not do what the lesson needs; 2 for a wrong option.
 """
 
 from __future__ import annotations
@@ -35,29 +34,30 @@ from typing import Any
 
 import terminal
 from lesson import CHAPTERS, INTRODUCTION, LIVE, ON_THIS_PAGE, Chapter, receiver_url, request, talk
+from options import Parser
 
-SECONDS = 10.0  # that anything which must happen may take; nothing waits this long when all is well
-WIDTH = 100  # of the text
-OPTIONS = ("--port", "0", "--retry-schedule", "0.5,1", "--timeout", "1")  # of the exposee: no lesson waits for hours
+SECONDS = 10.0  # after which an event that the lesson waits for counts as missing
+WIDTH = 100  # columns of the text
+OPTIONS = ("--port", "0", "--retry-schedule", "0.5,1", "--timeout", "1")  # of the exposee: no step waits for minutes
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class LessonFailed(Exception):
-    """Something that the lesson needs did not happen; str() says what in one line."""
+    """Something that the lesson needs did not happen; str() is one line for the terminal."""
 
 
 class Leave(Exception):
-    """The reader has had enough."""
+    """The reader typed q."""
 
 
 # --- the programs -------------------------------------------------------------------------------------------
 
 
 class Program:
-    """One of the programs of this directory as a process. `lines` is what it has printed, both streams."""
+    """One of the programs of this directory as a process. `lines` is its output so far, of both streams."""
 
     def __init__(self, script: str, options: Sequence[str], folder: Path) -> None:
-        private = ("EXPOSEE_TOKEN", "WEBHOOK_SECRET")  # the reader's own settings would change the lesson
+        private = ("EXPOSEE_TOKEN", "WEBHOOK_SECRET")  # the reader's settings would change the answers
         environment = {name: value for name, value in os.environ.items() if name not in private}
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name(script)), *options],
@@ -86,7 +86,7 @@ class Program:
             self._more.notify_all()
 
     def wait_for(self, found: Callable[[list[str]], Any], what: str) -> Any:
-        """What `found` makes of the lines, as soon as that is not empty."""
+        """The first result of `found(lines)` that is not empty. LessonFailed after SECONDS; `what` is for its text."""
         with self._more:
             self._more.wait_for(lambda: found(self.lines) or self._ended, SECONDS)
             result = found(self.lines)
@@ -96,12 +96,12 @@ class Program:
 
     @property
     def port(self) -> int:
-        """Where it listens: the first line says so."""
+        """The port on which it listens, from its first line."""
         found = self.wait_for(lambda lines: re.findall(r" on http://[^:]+:(\d+)", "".join(lines[:1])), "its port")
         return int(found[0])
 
     def kill(self) -> None:
-        """End it at once: SIGKILL, or TerminateProcess on Windows. It cannot do anything about that."""
+        """End the process at once: SIGKILL, or TerminateProcess on Windows. It cannot prevent that."""
         self.process.kill()
         self.process.wait(SECONDS)
         self._reader.join(SECONDS)
@@ -109,17 +109,17 @@ class Program:
             self.process.stdout.close()
 
 
-class Stage:
-    """The pair of programs, and the folder in which they work. `close` leaves nothing of either."""
+class Programs:
+    """The pair of programs, and the folder in which they run. `close` ends the programs and removes the folder."""
 
     def __init__(self) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="walkthrough-", ignore_cleanup_errors=True)
         self._programs: list[Program] = []
         self.folder = Path(self._temporary.name)
-        self.ports: dict[int, int] = {}  # and what stands for them on a page
+        self.ports: dict[int, int] = {}  # real port: the one that a page shows
 
-    def set(self, name: str, receiver_options: Sequence[str] = (), exposee_options: Sequence[str] = ()) -> None:
-        """A fresh pair, in a folder of its own."""
+    def start(self, name: str, receiver_options: Sequence[str] = (), exposee_options: Sequence[str] = ()) -> None:
+        """End the last pair and start a fresh one, in a folder `name` of its own."""
         self.clear()
         self.ports.clear()
         self.folder = Path(self._temporary.name, name)
@@ -134,13 +134,13 @@ class Stage:
         self.ports[self.exposee.port] = 53000
 
     def start_receiver(self) -> Program:
-        """A second one, of another integrator."""
+        """Start a second receiver, for another integrator."""
         program = self._start("receiver.py", "--port", "0", "--raw")
         self.ports[program.port] = 58081
         return program
 
     def _start(self, script: str, *options: str) -> Program:
-        with undisturbed():
+        with signals_deferred():
             program = Program(script, options, self.folder)
             self._programs.append(program)
         return program
@@ -151,14 +151,14 @@ class Stage:
             self._programs.pop()
 
     def close(self) -> None:
-        with undisturbed():
+        with signals_deferred():
             self.clear()
             self._temporary.cleanup()
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ctrl-C waits until the block is through: no process may start without being on the list, or stay on it."""
+def signals_deferred() -> Iterator[None]:
+    """Defer Ctrl-C to the end of the block, so that every process that has started is on the list, and no other."""
     came: list[int] = []
     before = [(number, signal.signal(number, lambda number, frame: came.append(number))) for number in STOPPING]
     try:
@@ -171,7 +171,7 @@ def undisturbed() -> Iterator[None]:
 
 
 class Listener:
-    """A receiver of the lesson's own: a plain socket. It keeps what comes, and answers when it is told to."""
+    """A receiver that is a plain socket: `receive` returns a request's bytes, `answer` sends the given bytes."""
 
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -180,7 +180,7 @@ class Listener:
         self.port: int = self._socket.getsockname()[1]
 
     def receive(self, message: str) -> bytes:
-        """The next request that delivers this message; the reader may have triggered others, which are answered."""
+        """The next request that delivers this message. The reader may have triggered others: they are answered 204."""
         while f"\r\nwebhook-id: {message}\r\n".encode() not in (data := self._receive()):
             self.answer(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
             self._connections.pop().close()
@@ -215,7 +215,7 @@ class Listener:
 
 
 class Screen:
-    """Writes for a terminal. With `wait`, Enter goes on and q leaves."""
+    """Writes the lesson to a terminal. With `wait` it pauses after each step: Enter continues, q leaves."""
 
     def __init__(self, wait: bool = False) -> None:
         self._wait = wait
@@ -247,26 +247,26 @@ class Screen:
         for point in points:
             self.write(wrapper.fill(" ".join(point.split())))
 
-    def pause(self, what: str = "go on") -> None:
+    def pause(self, what: str = "continue") -> None:
         if self._wait and input(f"\n[Enter: {what}, q: leave] ").strip().lower().startswith("q"):
             raise Leave
 
     def prompt(self, lines: Sequence[str]) -> None:
-        """What to type at a prompt in another terminal, flush left: it will be copied."""
-        self.paragraph("Ready to be copied to the prompt of `python3 -i lesson.py` in a second terminal:")
+        """Lines to copy to a prompt in another terminal, without indentation."""
+        self.paragraph("Lines to copy to the prompt of `python3 -i lesson.py` in a second terminal:")
         self.write()
         for line in lines:
             self.write(line)
 
     @contextlib.contextmanager
     def folded(self) -> Iterator[None]:
-        """The solution of an exercise: behind another Enter."""
+        """The solution of an exercise, after another Enter."""
         self.pause("see the solution")
         yield
 
 
 class Markdown(Screen):
-    """Writes a page, the same one each time: what varies from run to run is replaced by what stands for it."""
+    """Writes the lesson as a page. Every run writes the same page: `normal` replaces the values that vary."""
 
     def __init__(self, normal: Callable[[str], str]) -> None:
         super().__init__()
@@ -293,7 +293,7 @@ class Markdown(Screen):
         self._bullets(points, "- ")
 
     def prompt(self, lines: Sequence[str]) -> None:
-        """Nothing: no program runs any more when a page is read."""
+        """Nothing: the programs have ended when a page is read."""
 
     @contextlib.contextmanager
     def folded(self) -> Iterator[None]:
@@ -302,8 +302,8 @@ class Markdown(Screen):
         self.write("\n</details>")
 
 
-NOON = 1767268800  # 2026-01-01, 12:00 UTC: the time on a page
-PAST = 1614265330  # the timestamp of the one old request in the lesson, which stays
+NOON = 1767268800  # 2026-01-01, 12:00 UTC: the time on every page
+PAST = 1614265330  # the timestamp of the old request in chapter 7, which is not replaced
 VARYING = [
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"), "2026-01-01T12:00:00.000000Z"),
     (re.compile(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT"), "Thu, 01 Jan 2026 12:00:00 GMT"),
@@ -315,11 +315,11 @@ VARYING = [
 
 
 class Normal:
-    """Replaces ids, times, ports and durations by others of the same length that are the same in every run."""
+    """Replaces ids, times, ports and durations by values of the same length that are the same in every run."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage, self._ids = stage, dict[str, str]()
-        self.stand_ins: dict[str, str] = {}  # for what has no form of its own, such as a signature
+    def __init__(self, programs: Programs) -> None:
+        self._ports, self._ids = programs.ports, dict[str, str]()
+        self.stand_ins: dict[str, str] = {}  # for values that no pattern finds, such as signatures
 
     def __call__(self, text: str) -> str:
         for real, stand_in in self.stand_ins.items():
@@ -327,27 +327,27 @@ class Normal:
         for pattern, stand_in in VARYING:
             text = pattern.sub(stand_in, text)
         text = re.sub(r"(?<=\bmsg_)[0-9a-f]{24}|(?<=\bdlv_)[0-9a-f]{24}", self._id, text)
-        return re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda match: str(self._stage.ports.get(int(match[0]), match[0])), text)
+        return re.sub(r"(?<=127\.0\.0\.1:)\d+", lambda match: str(self._ports.get(int(match[0]), match[0])), text)
 
     def _id(self, match: re.Match[str]) -> str:
         number = len(self._ids) + 1
         return self._ids.setdefault(match[0], hashlib.sha256(b"%d" % number).hexdigest()[:24])
 
 
-# --- the lesson's verbs -------------------------------------------------------------------------------------
+# --- the methods that chapters use --------------------------------------------------------------------------
 
 
 class Lesson:
-    """What a chapter can do: say something, send bytes, show what passed, wait for what happens."""
+    """The methods of a chapter: say something, send bytes, show bytes, wait for an outcome."""
 
-    def __init__(self, stage: Stage, page: Screen, normal: Normal) -> None:
-        self.stage, self.page, self.normal = stage, page, normal
-        self._printed = 0  # lines of the receiver when we last did something: what it prints of that comes after them
+    def __init__(self, programs: Programs, page: Screen, normal: Normal) -> None:
+        self.programs, self.page, self.normal = programs, page, normal
+        self._printed = 0  # lines of the receiver's output before our last request: those about it come after them
 
     # Saying
 
     def step(self, title: str, text: str) -> None:
-        """What comes next, and why; then the reader takes a breath."""
+        """Write a title and what comes next, and pause."""
         self.page.step(title)
         self.say(text)
         self.page.pause()
@@ -360,12 +360,12 @@ class Lesson:
         self.page.points(points)
 
     def show(self, title: str, *messages: tuple[str, bytes]) -> None:
-        """Bytes, as they passed: each message is its mark and the bytes."""
+        """Bytes of HTTP messages. Each message is a pair: the mark of its lines, and its bytes."""
         lines = [mark + text for message in messages for mark, text in terminal.transcript(*message)]
         self.page.block(title, lines)
 
     def source(self, *functions: Callable[..., Any], title: str = "In Python") -> None:
-        """The functions as they are written in lesson.py."""
+        """The functions' source, from lesson.py."""
         self.page.block(title, "\n\n".join(map(inspect.getsource, functions)).rstrip().split("\n"), "python")
 
     def show_lines(self, title: str, lines: Sequence[str]) -> None:
@@ -373,32 +373,32 @@ class Lesson:
         self.page.block(title, lines)
 
     def sign_on_page(self, sign: Callable[..., str], secret: str, message_id: str, timestamp: str, body: bytes) -> None:
-        """A signature that is about to be shown: where a page replaces what was signed, it shows the one of that."""
+        """Prepare a page for a signature: a page replaces the id and the time, so it needs their signature."""
         real, shown = sign(secret, message_id, timestamp, body), sign(secret, self.normal(message_id), NOON, body)
         self.normal.stand_ins[real[3:]] = shown[3:]
 
     def varying(self, real: str, on_page: str) -> str:
-        """What is another text each time, and what a page has instead."""
+        """`on_page` for a page, `real` for a terminal: for texts that vary from run to run."""
         return on_page if isinstance(self.page, Markdown) else real
 
     def file(self, name: str) -> None:
-        """A file of the exposee's, as it is on the disk now."""
-        text = (self.stage.folder / name).read_text("utf-8")
+        """A file of the exposee, as it is on the disk now."""
+        text = (self.programs.folder / name).read_text("utf-8")
         self.page.block(f"`{name}`, as it is on the disk now", text.rstrip("\n").split("\n"))
 
     # Doing
 
     def send(self, title: str, data: bytes, port: int = 0) -> Any:
-        """Send these bytes to the exposee (or to the receiver's `port`), show both sides; returns the answer's JSON."""
-        self._printed = len(self.stage.receiver.lines)
+        """Send bytes to the exposee, or to the given port; show them and the answer. Returns the answer's JSON."""
+        self._printed = len(self.programs.receiver.lines)
         answer = talk(port or self.exposee, data)
         self.show(title, ("> ", data), ("< ", answer))
         return body_of(answer)
 
     def ask(self, method: str, target: str, value: Any = None) -> Any:
-        """The same, without showing it."""
+        """Send a request with `value` as JSON to the exposee, without showing it. Returns the answer's JSON."""
         if method != "GET":
-            self._printed = len(self.stage.receiver.lines)
+            self._printed = len(self.programs.receiver.lines)
         body = "" if value is None else json.dumps(value)
         answer = talk(self.exposee, request(method, target, body))
         if not answer.startswith(b"HTTP/1.1 2"):
@@ -412,38 +412,55 @@ class Lesson:
         self.ask("DELETE", "/webhooks/unregister", {"url": url, "event": event})
 
     def trigger(self, data: Any) -> str:
-        """An event, to whom it concerns; the message's id."""
+        """Trigger payment_received; returns the message's id."""
         return str(self.ask("POST", "/trigger", {"event": "payment_received", "data": data})["id"])
 
     # Looking
 
     @property
     def exposee(self) -> int:
-        """Its port."""
-        return self.stage.exposee.port
+        """The exposee's port."""
+        return self.programs.exposee.port
 
     @property
     def receiver(self) -> int:
-        """Its port."""
-        return self.stage.receiver.port
+        """The receiver's port."""
+        return self.programs.receiver.port
 
     def delivery(self, message: str, url: str, attempts: int = 1) -> dict[str, Any]:
-        """The delivery of a message to this URL, once it has so many attempts. The reader may have others."""
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
+        """The delivery of a message to this URL, once it has `attempts` attempts. The reader may have others."""
+
+        def found() -> Any:
             for short in self.ask("GET", f"/deliveries?message={message}")["deliveries"]:
                 if short["url"] == url and short["attempt_count"] >= attempts:
-                    found: dict[str, Any] = self.ask("GET", f"/deliveries/{short['id']}")
-                    return found
+                    return self.ask("GET", f"/deliveries/{short['id']}")
+
+        delivery: dict[str, Any] = self._wait(found, f"{message} had no {attempts} attempts")
+        return delivery
+
+    def wait_until_unregistered(self, url: str) -> None:
+        """Wait for the exposee to unregister a URL, which it does shortly after a 410."""
+
+        def gone() -> bool:
+            return all(webhook["url"] != url for webhook in self.ask("GET", "/webhooks")["webhooks"])
+
+        self._wait(gone, f"{url} was not unregistered")
+
+    def _wait(self, found: Callable[[], Any], missing: str) -> Any:
+        """The first result of `found()` that is not empty. LessonFailed after SECONDS."""
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            if result := found():
+                return result
             time.sleep(0.02)
-        raise LessonFailed(f"{message} had no {attempts} attempts within {SECONDS:.0f} s")
+        raise LessonFailed(f"{missing} within {SECONDS:.0f} s")
 
     def show_attempts(
         self, delivery: dict[str, Any], pauses: Sequence[float] = (), first: int = 1, requests: bool = True
     ) -> None:
-        """What the exposee sent and what came back, from the attempt with the number `first` on.
+        """The bytes of a delivery's attempts, beginning with the attempt number `first`.
 
-        `pauses` are what was planned between them: what a page shows instead of what it was.
+        `pauses` are the planned seconds between attempts. A page shows these in place of the measured ones.
         """
         end = 0.0
         for number, attempt in enumerate(delivery["attempts"], 1):
@@ -460,14 +477,12 @@ class Lesson:
             if sent or came:
                 self.show(f"Attempt {number}{later}: {outcome}", *sent, *came)
             else:
-                self.say(f"Attempt {number}{later}: {outcome}. Not a byte came back.")
+                self.say(f"Attempt {number}{later}: {outcome}. The exposee received nothing.")
 
-    def show_arrived(
-        self, message: str, receiver: Program | None = None, where: str = "At the receiver's end"
-    ) -> None:
-        """The other end of a message: the receiver runs with --raw, which prints what came and what it answered.
+    def show_arrived(self, message: str, receiver: Program | None = None, where: str = "At the receiver's end") -> None:
+        """The bytes of a message at the receiver's end, from the output that the receiver prints with --raw.
 
-        It prints that in the background, and also what the reader has sent to it meanwhile.
+        It prints in the background, and its output includes requests that the reader has sent.
         """
 
         def found(lines: list[str]) -> list[str]:
@@ -478,16 +493,16 @@ class Lesson:
                     return block
             return []
 
-        block = (receiver or self.stage.receiver).wait_for(found, f"a transcript of {message}")
-        self.page.block(f"{where} (`<` came to it, `>` is its answer)", block)
+        block = (receiver or self.programs.receiver).wait_for(found, f"a transcript of {message}")
+        self.page.block(f"{where} (`<` was received, `>` was sent)", block)
 
     def show_printed(self, text: str) -> None:
-        """What the receiver has printed for its owner about what we did last; it has `text` in it."""
+        """The lines with `text` in them that the receiver has printed about our last request."""
 
         def found(printed: list[str]) -> list[str]:
             block: list[str] = []
             for line in printed[self._printed :]:
-                if line.startswith(("Received", "--- ")):  # whatever was printed before it is whole
+                if line.startswith(("Received", "--- ")):  # the block before this line is complete
                     if any(text in one for one in block):
                         return block
                     block = []
@@ -495,13 +510,13 @@ class Lesson:
                     block.append(line)
             return []
 
-        self.page.block("On the receiver's terminal", self.stage.receiver.wait_for(found, repr(text)))
+        self.page.block("On the receiver's terminal", self.programs.receiver.wait_for(found, repr(text)))
 
     @contextlib.contextmanager
     def listener(self) -> Iterator[Listener]:
-        """A receiver of our own, and its port among those that a page replaces."""
+        """A receiver that is a plain socket; a page replaces its port."""
         listener = Listener()
-        self.stage.ports[listener.port] = 58082
+        self.programs.ports[listener.port] = 58082
         try:
             yield listener
         finally:
@@ -519,8 +534,8 @@ def body_of(answer: bytes) -> Any:
 
 def teach(chapter: Chapter, number: int, lesson: Lesson, alone: bool = False) -> None:
     """One chapter, from its title to the solution of its exercise. `alone`: the reader has not seen chapter 1."""
-    stage = lesson.stage
-    stage.set(f"chapter-{number}", chapter.receiver_options, chapter.exposee_options)
+    programs = lesson.programs
+    programs.start(f"chapter-{number}", chapter.receiver_options, chapter.exposee_options)
     lesson.page.chapter(f"{number}. {chapter.title}")
     where = f"the exposee at http://127.0.0.1:{lesson.exposee}, the receiver at http://127.0.0.1:{lesson.receiver}"
     lesson.say(f"A fresh pair of programs is running: {where}.")
@@ -528,13 +543,13 @@ def teach(chapter: Chapter, number: int, lesson: Lesson, alone: bool = False) ->
     lesson.page.step("Now you")
     lesson.say(chapter.exercise)
     if alone and number > 1:
-        lesson.source(talk, request, receiver_url, title="What you have for it")
+        lesson.source(talk, request, receiver_url, title="The functions of chapter 1")
     lesson.page.prompt(
         [
             f"exposee, receiver = {lesson.exposee}, {lesson.receiver}",
             'print(talk(exposee, request("GET", "/health")).decode())',
             "print(receiver_url(receiver))",
-            'body = json.dumps({"event": "payment_received", "data": 1})  # a body has to be text',
+            'body = json.dumps({"event": "payment_received", "data": 1})  # a body must be text',
             'print(talk(exposee, request("POST", "/trigger", body)).decode())',
         ]
     )
@@ -542,42 +557,44 @@ def teach(chapter: Chapter, number: int, lesson: Lesson, alone: bool = False) ->
         lesson.source(chapter.solution)
         lesson.say(
             """
-            It gets a fresh pair of programs to itself, where the receiver is registered for `payment_received`: what
-            you have tried is not in its way.
+            The solution runs with a fresh pair of programs. Its receiver is registered for `payment_received`. Your own
+            requests do not affect it.
             """
         )
-        lesson.show("What comes back", ("< ", solved(chapter, stage)))
+        lesson.show("The answer", ("< ", solved(chapter, programs)))
 
 
-def solved(chapter: Chapter, stage: Stage) -> bytes:
-    """The answer that the solution gets, from a pair of its own; the reader's goes on running."""
-    with contextlib.closing(Stage()) as own:
-        own.set("solution", chapter.receiver_options, chapter.exposee_options)
+def solved(chapter: Chapter, programs: Programs) -> bytes:
+    """The answer that the solution gets from a pair of its own; the reader's pair still runs."""
+    with contextlib.closing(Programs()) as own:
+        own.start("solution", chapter.receiver_options, chapter.exposee_options)
         exposee, receiver = own.exposee.port, own.receiver.port
-        stage.ports.update(own.ports)
+        programs.ports.update(own.ports)
         body = json.dumps({"url": receiver_url(receiver), "event_types": ["payment_received"]})
         talk(exposee, request("POST", "/webhooks/register", body))
         try:
             return chapter.solution(exposee, receiver)
         except AssertionError:
-            raise LessonFailed(f"{chapter.solution.__name__} of lesson.py asserts what is not so") from None
+            raise LessonFailed(
+                f"{chapter.solution.__name__} of lesson.py failed: one of its asserts is not true"
+            ) from None
 
 
 def perform(chapters: Sequence[int], markdown: bool) -> None:
-    stage = Stage()
+    programs = Programs()
     try:
-        normal = Normal(stage)
+        normal = Normal(programs)
         page = Markdown(normal) if markdown else Screen(wait=sys.stdin is not None and sys.stdin.isatty())
         if markdown:
             page.write("# A webhook, byte by byte")
         for paragraph in (INTRODUCTION + (ON_THIS_PAGE if markdown else LIVE)).strip().split("\n\n"):
             page.paragraph(paragraph)
         for number in chapters:
-            teach(CHAPTERS[number - 1], number, Lesson(stage, page, normal), alone=len(chapters) == 1)
+            teach(CHAPTERS[number - 1], number, Lesson(programs, page, normal), alone=len(chapters) == 1)
             if number != chapters[-1]:
                 page.pause("next chapter")
     finally:
-        stage.close()
+        programs.close()
 
 
 # --- the command line -----------------------------------------------------------------------------------------
@@ -590,10 +607,10 @@ def chapter_number(text: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    options = terminal.Parser("Walk through a webhook, byte by byte.")
+    options = Parser("Walk through a webhook, byte by byte.")
     options.add_argument("--chapter", type=chapter_number, metavar="N", help="show this chapter only")
     options.add_argument("--list", action="store_true", help="list the chapters and end")
-    options.add_argument("--markdown", action="store_true", help="print it as a page, the same one in every run")
+    options.add_argument("--markdown", action="store_true", help="print the lesson as a page, the same in every run")
     return options
 
 
@@ -614,7 +631,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("Until next time")
     except KeyboardInterrupt:
         print("\nStopped")
-    except BrokenPipeError:  # nobody reads on, as after `| head`: there is nobody left to be told
+    except BrokenPipeError:  # the output is closed, as after `| head`, so no message can be printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (LessonFailed, OSError) as error:
         return terminal.fail(error, 1)

@@ -1,4 +1,4 @@
-"""The README's promises: what it shows is what happens, and what there is stands in it."""
+"""The README is true: its commands print what it shows, and it lists every route, option and file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+import misbehaving
 import pytest
 from support import ROOT, SECONDS, Client, Pair, Program, eventually, request
 
@@ -26,10 +27,9 @@ import register_webhook
 README = (ROOT / "README.md").read_text("utf-8")
 PROGRAMS = {f"{module.__name__}.py": module.parser for module in (exposee, receiver, register_webhook)}
 MODULES = sorted(ROOT.glob("*.py"))
-INTEGRATORS = {"receiver", "register_webhook"}
-EXPOSEES = {"exposee", "access", "checks", "store", "journal", "delivery", "messages", "workers"}
+TRACE = "One `POST /trigger`, step by step"
 
-VARIES = {  # what is another one each time
+VARIES = {  # values that differ in each run
     r"\b(msg|dlv)_\w+": r"\1_ID",
     r"\b\d{4}-\d\d-\d\dT[\d:.]+Z": "TIME",
     r"\b\w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT": "DATE",
@@ -44,25 +44,32 @@ def normal(text: str) -> str:
 
 
 def run(*command: str, cwd: Path | None = None) -> str:
-    """What a command prints."""
+    """The output of a command."""
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=SECONDS, check=True).stdout
 
 
-# --- what there is stands in it ---------------------------------------------------------------------------------
+# --- its tables are complete ------------------------------------------------------------------------------------
+
+
+def section(title: str) -> str:
+    """The text under a heading of the second or third level, up to the next heading."""
+    return re.split(
+        r"^##+ ", re.split(rf"^##+ {re.escape(title)}\n", README, flags=re.MULTILINE)[1], flags=re.MULTILINE
+    )[0]
 
 
 def rows(text: str) -> Iterator[list[str]]:
-    """The cells of each row of the tables in `text`."""
-    for line in text.splitlines():
-        if line.startswith("| `"):
+    """The cells of each row of the tables in `text`, without their heads."""
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        for line in table.splitlines()[2:]:
             yield [cell.strip() for cell in line.strip("|").split(" |")]
 
 
 def test_the_tables_of_routes_are_those_of_the_servers(pair: Pair) -> None:
-    section = README.partition("\n## Routes\n")[2].partition("\n## ")[0]
-    shown = sorted(tuple(cells[0].strip("`").split(" ")) for cells in rows(section))
+    shown = sorted(tuple(cells[0].strip("`").split(" ")) for cells in rows(section("Routes")))
     tables = (pair.exposee.routes, receiver.Receiver().routes)
-    assert shown == sorted((method, path) for table in tables for path, methods in table.items() for method in methods)
+    routes = [(path, methods) for table in tables for path, methods in table.items()]
+    assert shown == sorted((method, path) for path, methods in routes for method in methods if methods[method])
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -70,7 +77,7 @@ def test_the_table_of_options_is_that_of_the_program(program: str, monkeypatch: 
     for name in ("EXPOSEE_URL", "WEBHOOK_URL"):
         monkeypatch.delenv(name, raising=False)
     table = README.partition(f"\nOptions of `{program}`:\n\n")[2].partition("\n\n")[0]
-    shown = {cells[0].strip("`"): cells[1] for cells in rows(table)}
+    shown = {cells[0].strip("`"): cells[1] for cells in rows(table + "\n")}
     actions = [action for action in PROGRAMS[program]()._actions if not isinstance(action, argparse._HelpAction)]
     assert list(shown) == [action.option_strings[0] for action in actions]
     for action in actions:
@@ -78,14 +85,38 @@ def test_the_table_of_options_is_that_of_the_program(program: str, monkeypatch: 
             assert f"`{action.default}`" in shown[action.option_strings[0]]
 
 
-def test_every_module_is_in_the_list_of_files() -> None:
-    section = README.partition("\n## The files")[2].partition("\n## ")[0]
-    assert sorted(re.findall(r"\((\w+\.py)\)", section)) == [path.name for path in MODULES]
+def files() -> dict[str, str]:
+    """The modules in the table of files, in its order, each with its user: integrator, exposee, both or lesson."""
+    found = {re.sub(r".*\((.*)\)", r"\1", name): user for name, user, _ in rows(section("How to read it"))}
+    return {name: user for name, user in found.items() if name.endswith(".py")}
+
+
+def test_every_module_is_in_the_table_of_files() -> None:
+    assert sorted(files()) == [path.name for path in MODULES]
+
+
+def functions(path: Path) -> set[str]:
+    """The functions of a module, and its methods as Class.method."""
+    found = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{method.name}" for method in node.body if isinstance(method, ast.FunctionDef)}
+    return found
+
+
+def test_the_functions_of_the_trace_exist_in_the_files_that_it_names() -> None:
+    steps = {step: re.findall(r"`(\w+\.py)` `([\w.]+)`", where) for step, where, _ in rows(section(TRACE))}
+    assert list(steps) == ["1", "2", "3", "4", "5", "6"]
+    assert all(steps.values())
+    missing = [(f, name) for named in steps.values() for f, name in named if name not in functions(ROOT / f)]
+    assert missing == []
 
 
 def test_every_misbehaviour_is_in_the_table() -> None:
     shown = re.findall(r"`respond=([a-z]+)`", README)
-    assert sorted(shown) == sorted(receiver.BEHAVIOUR)
+    assert sorted(shown) == sorted(misbehaving.BEHAVIOUR)
 
 
 @pytest.mark.parametrize("document", ["README.md", "SECURITY.md"])
@@ -104,7 +135,7 @@ def test_ci_runs_the_command_of_the_README_with_all_tests(tmp_path: Path) -> Non
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
-# --- what it shows is what happens ------------------------------------------------------------------------------
+# --- its commands print what it shows ---------------------------------------------------------------------------
 
 
 class Step(NamedTuple):
@@ -114,12 +145,12 @@ class Step(NamedTuple):
 
 def blocks(kind: str, text: str = README) -> list[str]:
     """The fenced blocks of a kind."""
-    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.M | re.S)
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def steps(block: str) -> list[Step]:
     """The commands of a console block, each with the lines that follow it."""
-    parts = re.split(r"^\$ ", block, flags=re.M)
+    parts = re.split(r"^\$ ", block, flags=re.MULTILINE)
     assert parts[0] == "", "a console block begins with a command"
     return [Step(lines[0], lines[1:]) for lines in map(str.splitlines, parts[1:])]
 
@@ -134,7 +165,7 @@ def split(command: str) -> tuple[dict[str, str], list[str]]:
 
 
 def curl(words: list[str]) -> str:
-    """What curl prints; where there is no curl, the few options that the README uses, with a socket."""
+    """The output of curl; without curl, of a socket that does what the README's few options of curl do."""
     if shutil.which("curl"):
         return run("curl", "-s", *words)
     parser = argparse.ArgumentParser()
@@ -149,7 +180,7 @@ def curl(words: list[str]) -> str:
 
 
 class Walk:
-    """Follows one section of the README, on free ports instead of the shown ones."""
+    """Runs the commands of one section of the README, on free ports in place of the shown ones."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self._folder, self._stack = folder, stack
@@ -169,7 +200,7 @@ class Walk:
             self._server(step, words[1:], environment)
 
     def end(self) -> None:
-        """Stop the servers, and look at what they have printed."""
+        """Stop the servers, and compare their output."""
         for step, server in self._servers:
             self._wait_for_output(step, server)
             lines = server.lines.copy()
@@ -203,10 +234,10 @@ class Walk:
 
 @pytest.mark.slow
 def test_following_the_README_shows_what_it_shows(tmp_path: Path) -> None:
-    """All sections in one folder, in their order: what one leaves behind, the next one finds."""
+    """All sections run in one folder, in their order, so that each finds the files of the one before."""
     walked = 0
-    for section in README.split("\n## "):
-        console = blocks("console", section)
+    for part in README.split("\n## "):
+        console = blocks("console", part)
         with ExitStack() as stack:
             walk = Walk(tmp_path, stack)
             for step in (step for block in console for step in steps(block)):
@@ -226,7 +257,7 @@ def test_the_commands_that_need_two_machines_are_well_formed() -> None:
     assert seen == set(PROGRAMS)
 
 
-# --- what the modules are made of -------------------------------------------------------------------------------
+# --- the modules' imports ---------------------------------------------------------------------------------------
 
 
 def imports(module: Path) -> set[str]:
@@ -245,11 +276,15 @@ def test_nothing_is_imported_but_the_standard_library_and_each_other(module: Pat
     assert imports(module) - set(sys.stdlib_module_names) - {path.stem for path in MODULES} == set()
 
 
-def test_the_half_of_the_integrator_imports_nothing_of_the_half_of_the_exposee() -> None:
+def test_the_files_of_the_integrator_import_none_of_the_exposee() -> None:
+    """Directly or through others. The table of files says to which side each belongs."""
     graph = {path.stem: imports(path) for path in MODULES}
+    sides = {side: {name[:-3] for name, user in files().items() if user == side} for side in ("integrator", "exposee")}
+    assert {"receiver", "register_webhook"} <= sides["integrator"]
+    assert {"exposee", "delivery", "store"} <= sides["exposee"]
     reached: set[str] = set()
-    left = set(INTEGRATORS)
+    left = sides["integrator"]
     while left:
-        reached |= left
+        reached = reached | left
         left = {name for module in left for name in graph[module] if name in graph} - reached
-    assert reached & EXPOSEES == set()
+    assert reached & sides["exposee"] == set()

@@ -1,4 +1,4 @@
-"""The lesson: it shows what really passes, it stays true, and it leaves nothing behind."""
+"""The walkthrough: it shows real bytes, its page is current, and it leaves no process and no file."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from support import ROOT, Listener, Pair
+from verifying import verify
 
 import lesson
 import receiver
@@ -30,7 +31,7 @@ LIMIT = 60.0  # seconds for a whole lesson
 
 
 class Walk:
-    """The walkthrough as a process in a session of its own; what it leaves behind is found in `left`."""
+    """The walkthrough as a process in a session of its own; `left` lists the files and processes that it leaves."""
 
     def __init__(self, folder: Path, *options: str, stdin: int = subprocess.DEVNULL) -> None:
         self._temporary = folder / "temporary"
@@ -55,8 +56,8 @@ class Walk:
             output += more
 
     def interrupt(self) -> None:
-        """Press Ctrl-C, once more when nothing happens: one that comes just before the read from the terminal is
-        seen only after that."""
+        """Send SIGINT, and again if nothing happens: Python handles one that comes just before a read from the
+        terminal only after that read."""
         for _ in range(5):
             self.process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -69,7 +70,7 @@ class Walk:
         return self.process.returncode, output.decode(), errors.decode()
 
     def left(self) -> list[str]:
-        """The files that are there after its end, and whether a process of it is."""
+        """The files that are there after its end, and "a process" if one of its processes still runs."""
         files = [path.name for path in self._temporary.parent.rglob("*") if path != self._temporary]
         try:
             os.killpg(self.process.pid, 0)
@@ -87,12 +88,12 @@ class Walk:
 
 
 @pytest.fixture
-def stage() -> Iterator[walkthrough.Stage]:
-    stage = walkthrough.Stage()
+def programs() -> Iterator[walkthrough.Programs]:
+    programs = walkthrough.Programs()
     try:
-        yield stage
+        yield programs
     finally:
-        stage.close()
+        programs.close()
 
 
 # --- it runs ---------------------------------------------------------------------------------------------------
@@ -180,14 +181,14 @@ def test_a_program_that_does_not_start_is_one_line(
 
 def test_a_chapter_can_be_shown_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert walkthrough.main(["--chapter", "9", "--markdown"]) == 0
-    assert re.findall(r"^## (\d)", capsys.readouterr().out, re.M) == ["9"]
+    assert re.findall(r"^## (\d)", capsys.readouterr().out, re.MULTILINE) == ["9"]
 
 
 def test_the_list_has_every_chapter(capsys: pytest.CaptureFixture[str]) -> None:
     assert walkthrough.main(["--list"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown == [f"{number}. {chapter.title}" for number, chapter in enumerate(CHAPTERS, 1)]
-    assert re.findall(r"^## (.+)$", PAGE, re.M) == shown
+    assert re.findall(r"^## (.+)$", PAGE, re.MULTILINE) == shown
 
 
 @pytest.mark.parametrize("options", [["--chapter", "0"], ["--chapter", "10"], ["--chapter", "x"], ["--verbose"], ["3"]])
@@ -203,10 +204,10 @@ def test_a_bad_option_is_one_line_and_exit_code_2(options: list[str], capsys: py
 
 
 def test_the_request_shown_for_an_attempt_is_what_a_socket_received(
-    stage: walkthrough.Stage, listener: Listener, capsys: pytest.CaptureFixture[str]
+    programs: walkthrough.Programs, listener: Listener, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage.set("chapter")
-    teller = walkthrough.Lesson(stage, walkthrough.Screen(), walkthrough.Normal(stage))
+    programs.start("chapter")
+    teller = walkthrough.Lesson(programs, walkthrough.Screen(), walkthrough.Normal(programs))
     teller.register(listener.url(), secret=lesson.SECRET)
     delivery = teller.delivery(teller.trigger({"amount": 100, "in": "Zürich"}), listener.url())
     teller.show_attempts(delivery)
@@ -253,9 +254,9 @@ def test_the_lessons_own_listener_waits_for_the_message_that_is_meant() -> None:
     assert answers[0].startswith(b"HTTP/1.1 204 ")
 
 
-def test_the_lesson_follows_its_own_delivery_of_a_message(stage: walkthrough.Stage, listener: Listener) -> None:
-    stage.set("chapter")
-    teller = walkthrough.Lesson(stage, walkthrough.Screen(), walkthrough.Normal(stage))
+def test_the_lesson_follows_its_own_delivery_of_a_message(programs: walkthrough.Programs, listener: Listener) -> None:
+    programs.start("chapter")
+    teller = walkthrough.Lesson(programs, walkthrough.Screen(), walkthrough.Normal(programs))
     urls = [listener.url("/ours"), listener.url("/the-readers")]
     for url in urls:
         teller.register(url)
@@ -265,7 +266,7 @@ def test_the_lesson_follows_its_own_delivery_of_a_message(stage: walkthrough.Sta
 
 def messages(mark: str) -> Iterator[tuple[dict[str, str], str]]:
     """(fields, body) of the HTTP messages on the page whose lines begin with the mark."""
-    for block in re.findall(r"^```text\n(.*?)^```$", PAGE, re.M | re.S):
+    for block in re.findall(r"^```text\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL):
         lines = [line[2:] for line in block.splitlines() if line.startswith(mark.strip())]
         if any("HTTP/1.1" in line for line in lines):
             head, _, body = "\n".join(lines).partition("\n\n")
@@ -273,7 +274,7 @@ def messages(mark: str) -> Iterator[tuple[dict[str, str], str]]:
 
 
 def test_the_lengths_on_the_page_are_right() -> None:
-    """What stands for ids, ports and times there is as long as they are."""
+    """The fixed ids, ports and times of the page are as long as the real ones."""
     wrong: list[tuple[int, int, str]] = []
     count = 0
     for mark, newline in (("> ", 0), ("< ", 1)):  # servers end their JSON with a line feed, which no line shows
@@ -294,18 +295,20 @@ def test_the_signatures_on_the_page_are_those_of_what_is_shown() -> None:
         for fields, body in messages(mark):
             headers = {name.lower(): value for name, value in fields.items()}
             if "webhook-signature" in headers:
-                check = receiver.verify(lesson.SECRET, headers, body.encode(), walkthrough.NOON)
+                check = verify(lesson.SECRET, headers, body.encode(), walkthrough.NOON)
                 (good if check.good else bad).append(check.reasons[0])
     assert len(good) == 1
     assert [reason.split(":")[0].split(",")[0] for reason in bad] == [
         "webhook-signature",  # a byte was changed
-        "webhook-signature",  # it was written again
-        "webhook-signature is right",  # and old
+        "webhook-signature",  # the JSON was written again
+        "webhook-signature is right",  # but the time is old
     ]
 
 
 def test_each_term_is_introduced_once() -> None:
-    terms = re.findall(r"(?<!\*)\*(\w[^*\n]*)\*(?!\*)", re.sub(r"^```.*?^```$", "", PAGE, flags=re.M | re.S))
+    terms = re.findall(
+        r"(?<!\*)\*(\w[^*\n]*)\*(?!\*)", re.sub(r"^```.*?^```$", "", PAGE, flags=re.MULTILINE | re.DOTALL)
+    )
     assert sorted(terms) == sorted(set(terms))
     assert {"webhook", "request", "response", "status", "body", "delivery", "attempt", "signature"} <= set(terms)
 
@@ -315,8 +318,8 @@ def test_a_ping_back_is_a_claim_and_no_proof() -> None:
     assert "the integrator claims that the ping has arrived" in section and "It proves nothing" in section
 
 
-def test_when_the_next_attempt_is_due_is_the_same_on_every_page(stage: walkthrough.Stage) -> None:
-    normal = walkthrough.Normal(stage)
+def test_when_the_next_attempt_is_due_is_the_same_on_every_page(programs: walkthrough.Programs) -> None:
+    normal = walkthrough.Normal(programs)
     assert normal("503 in 2 ms, retrying, next attempt in 4 s") == normal("503 in 2 ms, retrying, next attempt in 6 s")
 
 
@@ -343,7 +346,7 @@ def receiver_port(request: pytest.FixtureRequest) -> Iterator[int]:
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.title)
 def test_the_solution_of_an_exercise_solves_it(chapter: Chapter, pair: Pair, receiver_port: int) -> None:
-    """A solution says itself what has to come, and fails when that does not."""
+    """Each solution asserts its own answer."""
     pair.register(lesson.receiver_url(receiver_port), "payment_received")
     answer = chapter.solution(pair.port, receiver_port)
     assert answer.startswith(b"HTTP/1.1 ")
@@ -351,17 +354,19 @@ def test_the_solution_of_an_exercise_solves_it(chapter: Chapter, pair: Pair, rec
 
 
 def test_the_reader_has_the_functions_at_hand(pair: Pair) -> None:
-    """What the introduction says to type, with the port of a running exposee."""
-    typed = re.search(r"`(print\(talk\(.*?\)\))`", PAGE, re.S)
+    """The command in the introduction works, with the port of a running exposee."""
+    typed = re.search(r"`(print\(talk\(.*?\)\))`", PAGE, re.DOTALL)
     assert typed and "`python3 -i lesson.py`" in PAGE
     command = " ".join(typed[1].split()).replace("3000", str(pair.port))
     python = [sys.executable, "-i", "lesson.py"]
-    run = subprocess.run(python, cwd=ROOT, input=command + "\n", capture_output=True, text=True, timeout=LIMIT)
+    run = subprocess.run(
+        python, cwd=ROOT, input=command + "\n", capture_output=True, text=True, timeout=LIMIT, check=False
+    )
     assert run.stdout.startswith("HTTP/1.1 200 OK\n"), run.stderr
 
 
 class Reader(walkthrough.Screen):
-    """A page whose reader does something in each pause before Enter, with the lesson at hand."""
+    """A screen whose reader calls `act` with the lesson in each pause."""
 
     lesson: walkthrough.Lesson
 
@@ -373,16 +378,16 @@ class Reader(walkthrough.Screen):
         self._act(self.lesson, what)
 
 
-def read(number: int, stage: walkthrough.Stage, act: Callable[[walkthrough.Lesson, str], None]) -> None:
-    """Read a chapter alone, acting in its pauses."""
+def read(number: int, programs: walkthrough.Programs, act: Callable[[walkthrough.Lesson, str], None]) -> None:
+    """Show one chapter alone, with `act` in its pauses."""
     page = Reader(act)
-    page.lesson = walkthrough.Lesson(stage, page, walkthrough.Normal(stage))
+    page.lesson = walkthrough.Lesson(programs, page, walkthrough.Normal(programs))
     walkthrough.teach(CHAPTERS[number - 1], number, page.lesson, alone=True)
 
 
 @pytest.mark.parametrize("number", [3, 4, 5, 9])
-def test_who_has_done_the_exercise_still_sees_the_solution(
-    number: int, stage: walkthrough.Stage, capsys: pytest.CaptureFixture[str]
+def test_a_reader_that_has_done_the_exercise_still_sees_the_solution(
+    number: int, programs: walkthrough.Programs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def exercise(teller: walkthrough.Lesson, what: str) -> None:
         if what == "see the solution":
@@ -391,15 +396,15 @@ def test_who_has_done_the_exercise_still_sees_the_solution(
                     teller.register(url, event)
             teller.ask("GET", "/ping")
 
-    read(number, stage, exercise)
-    solution = capsys.readouterr().out.partition("What comes back:")[2]
+    read(number, programs, exercise)
+    solution = capsys.readouterr().out.partition("The answer:\n")[2]
     assert "< HTTP/1.1 " in solution and "/mine" not in solution
-    assert stage.exposee.process.poll() is None, "the reader may want to try it again"
+    assert programs.exposee.process.poll() is None, "the reader may want to try it again"
 
 
 @pytest.mark.parametrize("number", [3, 4, 7, 8])
 def test_what_the_reader_sends_in_a_pause_is_not_shown(
-    number: int, stage: walkthrough.Stage, capsys: pytest.CaptureFixture[str]
+    number: int, programs: walkthrough.Programs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers: list[bytes] = []
 
@@ -407,14 +412,14 @@ def test_what_the_reader_sends_in_a_pause_is_not_shown(
         mine = lesson.request("POST", "/webhook-receiver", json.dumps({"event": "mine"}), webhook_id="msg_mine_too")
         answers.append(lesson.talk(teller.receiver, mine))
 
-    read(number, stage, send)
+    read(number, programs, send)
     output = capsys.readouterr().out
-    assert "What comes back:" in output and len(answers) > 2
+    assert "The answer:\n" in output and len(answers) > 2
     assert '"mine"' not in output and "msg_mine_too" not in output
 
 
 def test_the_exercise_of_a_chapter_alone_says_what_to_type(
-    stage: walkthrough.Stage, capsys: pytest.CaptureFixture[str]
+    programs: walkthrough.Programs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs: list[subprocess.CompletedProcess[str]] = []
     shown: list[str] = []
@@ -424,17 +429,19 @@ def test_the_exercise_of_a_chapter_alone_says_what_to_type(
             shown.append(capsys.readouterr().out)
             typed = shown[0].rpartition("second terminal:\n\n")[2]
             python = [sys.executable, "-i", "lesson.py"]
-            runs.append(subprocess.run(python, cwd=ROOT, input=typed, capture_output=True, text=True, timeout=LIMIT))
+            runs.append(
+                subprocess.run(
+                    python, cwd=ROOT, input=typed, capture_output=True, text=True, timeout=LIMIT, check=False
+                )
+            )
             assert runs[0].stdout.count(lesson.receiver_url(teller.receiver)) == 1
 
-    read(9, stage, copy)
+    read(9, programs, copy)
     assert all(f"def {name}(" in shown[0] for name in ("talk", "request", "receiver_url"))
-    assert re.findall(r"^HTTP/1.1 (\d+)", runs[0].stdout, re.M) == ["200", "202"], runs[0].stderr
+    assert re.findall(r"^HTTP/1.1 (\d+)", runs[0].stdout, re.MULTILINE) == ["200", "202"], runs[0].stderr
 
 
-def test_a_solution_that_fails_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_solution_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def solution_1(exposee: int, receiver: int) -> bytes:
         raise AssertionError
 

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -231,15 +231,16 @@ class Console:
         stream, self.streams = answer.stream, self.streams + 1
         assert stream
 
-        def until_cut(send: Callable[[bytes], None]) -> None:
-            def send_or_break(data: bytes) -> None:
-                if self.cut.is_set():
-                    raise ConnectionResetError
-                send(data)
+        def until_cut() -> Iterator[bytes]:
+            try:
+                for piece in stream:
+                    if self.cut.is_set():
+                        raise ConnectionResetError
+                    yield piece
+            finally:
+                stream.close()
 
-            stream(send_or_break)
-
-        answer.stream = until_cut
+        answer.stream = until_cut()
         return answer
 
     def close(self) -> None:
