@@ -17,7 +17,6 @@ recognise a repeated webhook-id).
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 import time
@@ -32,23 +31,8 @@ from endpoints import Endpoint, Endpoints
 from history import History
 from housekeeper import Housekeeper
 from journal import Journal
-from messages import (
-    CANCELLED,
-    DELIVERED,
-    DELIVERING,
-    FAILED,
-    OPEN,
-    PENDING,
-    PING,
-    PING_DATA,
-    RETRYING,
-    Attempt,
-    Delivery,
-    Message,
-    body_of,
-    new_message_id,
-    request,
-)
+from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, OPEN, PENDING, PING, PING_BODY, RETRYING
+from messages import Attempt, Delivery, Message, new_message_id, request
 from records import delivery_record, message_record, records
 from retries import RETRY_SCHEDULE, Schedule
 from sender import Exchanging, InFlight, Sender, limits
@@ -103,17 +87,8 @@ class Dispatcher:
         self.history = History(self.changed)
         under_way, idle = limits()
         self._endpoints, resolver = Endpoints(under_way), Resolver()
-        self._senders = [
-            Sender(
-                self,
-                self.changed,
-                Pool(DefaultSelector(), resolver, guard, idle // workers),
-                exchanging,
-                timeout,
-                monotonic,
-            )
-            for _ in range(workers)
-        ]
+        pools = [Pool(DefaultSelector(), resolver, guard, idle // workers) for _ in range(workers)]
+        self._senders = [Sender(self, self.changed, pool, exchanging, timeout, monotonic) for pool in pools]
         self._orphans: dict[str, list[Delivery]] = {}  # by URL: what waits, and nobody is registered for
         self._gone: dict[str, None] = {}  # URLs that answered 410, until they are unregistered
         self._pinging = threading.Lock()  # held while a round of pings begins; taken before the other one
@@ -134,12 +109,15 @@ class Dispatcher:
         `body` is what they are sent. Full when too much waits; StoreError when the disk refused.
         """
         urls = self._store.urls_for(event)
-        message = Message(new_message_id(), event, self._schedule.clock(), body)
         # Others may pass this check at the same time, each with a message of its own: the limits are soft by that.
         if self.history.waiting + len(urls) > MAX_WAITING:
             raise Full(f"{self.history.waiting:,} deliveries wait already, {MAX_WAITING:,} are the limit")
         if self.history.bodies + len(body) > MAX_BODIES:
             raise Full(f"the messages that wait have {self.history.bodies:,} bytes already")
+        return self._commit(event, body, urls)
+
+    def _commit(self, event: str, body: bytes, urls: list[str]) -> Message:
+        message = Message(new_message_id(), event, self._schedule.clock(), body)
         self._journal.commit(message_record(message, urls), lambda: self._accept(message, urls))
         return message
 
@@ -218,9 +196,7 @@ class Dispatcher:
             pings = self.history.pings()
             self.changed.wait_for(lambda: all(ping.state != PENDING for ping in pings), PING_SECONDS)
             under_way = {ping.url for ping in pings if ping.state in OPEN}
-        urls = [url for url in self._store.urls() if url not in under_way]
-        message = Message(new_message_id(), PING, self._schedule.clock(), body_of(PING, json.dumps(PING_DATA).encode()))
-        self._journal.commit(message_record(message, urls), lambda: self._accept(message, urls))
+        self._commit(PING, PING_BODY, [url for url in self._store.urls() if url not in under_way])
 
     def confirm_ping(self, url: str) -> None:
         """Mark the newest ping to `url` as confirmed. NotPossible when it failed, or when there is none."""

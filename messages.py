@@ -157,6 +157,9 @@ def body_of(event: str, data: bytes) -> bytes:
     return b'{"event": %b, "data": %b}' % (to_json(event).encode(), data)
 
 
+PING_BODY = body_of(PING, to_json(PING_DATA).encode())
+
+
 def request(head: bytes, message: Message, timestamp: int, secret: str | None) -> bytes:
     """The request of an attempt. `head` is the part that depends on the URL only."""
     return b"%b%bContent-Length: %d\r\nwebhook-id: %b\r\nwebhook-timestamp: %d\r\n%b\r\n%b" % (
