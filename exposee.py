@@ -341,8 +341,10 @@ def warnings(
         yield journal.warning
     for name in sorted({entry["event"] for entry in store.webhooks()} - set(event_types)):
         yield f"{store.path}: nobody can trigger {name}, an unknown event type"
-    for url, count in dispatcher.orphans().items():
-        yield f"{count} waiting for {url}, which is not registered for them: register it to have them sent, or unregister it"
+    if orphans := dispatcher.orphans():
+        count, url = sum(orphans.values()), next(iter(orphans))
+        what = f"{count} deliveries wait for {len(orphans)} URLs that are not registered for them, such as {url}"
+        yield f"{what}: register them to have these sent, or unregister them"
 
 
 def show_attempt(printer: terminal.Printer) -> Callable[[Delivery, Attempt], None]:
