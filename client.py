@@ -157,7 +157,8 @@ class _Conversation:
         self.received += len(data)
         self.kept += data[: KEPT_RESPONSE - len(self.kept)]
         if len(self.data) > MAX_LINES + AT_ONCE:
-            raise Failed(f"the head of the answer, or a line of its body, is longer than {MAX_LINES:,} bytes")
+            part = "a line of the body" if self.status else "the head"
+            raise Failed(f"{part} of the answer is longer than {MAX_LINES:,} bytes")
         if self.received > MAX_RESPONSE:
             raise Failed(f"the answer is longer than {MAX_RESPONSE:,} bytes")
 
