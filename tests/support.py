@@ -201,8 +201,9 @@ class Transport:
             wait = next(generator)
             while True:
                 if isinstance(wait, futures.Future):
-                    is_done = futures.wait([wait], deadline - self._clock()).done
-                    error = None if is_done else TimeoutError()
+                    error: Exception | None = None
+                    if not futures.wait([wait], deadline - self._clock()).done:
+                        error = TimeoutError()
                 else:
                     self.pool.watch(*wait, generator)
                     error = self._wait(deadline)
