@@ -23,11 +23,11 @@ from connections import READ, WRITE, Connection, Failed, Pool, Wait, explain, or
 MAX_LINES = 65_536  # bytes of an answer's head, or of a line between chunks
 MAX_RESPONSE = 1_048_576  # bytes of a whole answer: nobody acknowledges a webhook with more
 KEPT_RESPONSE = 4_096  # bytes of an answer that an Exchange keeps, for people to look at
-AT_ONCE = 16_384  # bytes to read at once: as many as TLS has in a record
+AT_ONCE = 4_096  # bytes to read at once: then it is the turn of others
 CHUNKED = -1  # instead of a body's length
 
 HEAD_END = re.compile(rb"\r\n\r\n|\n\r?\n")
-STATUS_LINE = re.compile(rb"HTTP/1\.(\d) ([1-9]\d\d)(?: [^\r\n]*)?\r\n")
+STATUS_LINE = re.compile(rb"HTTP/1\.\d ([1-9]\d\d)(?: [^\r\n]*)?\r\n")
 FIELD = re.compile(  # a value may go on in the next line (RFC 9112, 5.2)
     rb"(?i)\n(content-length|transfer-encoding|connection|retry-after)[ \t]*:([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)"
 )
@@ -102,11 +102,11 @@ class _Conversation:
         self.doing = "sending the request"
         status = 100
         while status < 200:  # 1xx is an interim answer (RFC 9110, 15.2): the real one follows
-            version, status, head = yield from self._read_head()
+            status, head = yield from self._read_head()
         self.status, self.head, fields = status, head, fields_of(head)
         self.sending = self.sending and status < 300  # else it does not want the rest (RFC 9112, 9.5)
         size = _body_size(status, fields)
-        if size is CHUNKED:
+        if size == CHUNKED:
             yield from self._read_chunks()
         elif size is not None:
             yield from self._skip(size)
@@ -119,7 +119,7 @@ class _Conversation:
             with contextlib.suppress(OSError):
                 while self._send() & WRITE:
                     yield connection, WRITE
-        close = version == b"0" or b"close" in b",".join(fields.get(b"connection", ())).lower()
+        close = head.startswith(b"HTTP/1.0") or b"close" in b",".join(fields.get(b"connection", ())).lower()
         return size is not None and not (close or self.unsent) and self.at == len(self.data)
 
     def _send(self) -> int:
@@ -128,10 +128,8 @@ class _Conversation:
             self.unsent = self.unsent[self.connection.sock.send(self.unsent) :]
         except (BlockingIOError, ssl.SSLWantWriteError):
             return READ | WRITE
-        except ssl.SSLWantReadError:
-            return READ
-        except (ConnectionError, ssl.SSLError):  # it takes no more: the answer, if there is one, says why
-            self.sending = False
+        except (ConnectionError, ssl.SSLError) as error:
+            self.sending = isinstance(error, ssl.SSLWantReadError)  # else it takes no more: the answer may say why
             return READ
         if self.unsent:
             return READ | WRITE
@@ -157,12 +155,12 @@ class _Conversation:
         self.received += len(data)
         self.kept += data[: KEPT_RESPONSE - len(self.kept)]
         if len(self.data) > MAX_LINES + AT_ONCE:
-            raise Failed(f"the head of the answer, or a line of its body, is longer than {MAX_LINES:,} bytes")
+            raise Failed(f"a line or the head of the answer is longer than {MAX_LINES:,} bytes")
         if self.received > MAX_RESPONSE:
             raise Failed(f"the answer is longer than {MAX_RESPONSE:,} bytes")
 
-    def _read_head(self) -> Generator[Wait, None, tuple[bytes, int, bytes]]:
-        """Read up to the empty line. Returns HTTP's minor version, the status, and the head without that line."""
+    def _read_head(self) -> Generator[Wait, None, tuple[int, bytes]]:
+        """Read up to the empty line. Returns the status, and the head without that line."""
         searched = self.at
         while not (end := HEAD_END.search(self.data, searched)):
             searched = max(0, len(self.data) - self.at - 3)  # in what there will be when more has come
@@ -173,10 +171,10 @@ class _Conversation:
             raise Failed("the answer is malformed: its lines end with LF alone, expected CR LF")
         head = self.data[self.at : end.start() + 2]
         line = STATUS_LINE.match(head)
-        if line is None or line[2] == b"101":
+        if line is None or line[1] == b"101":
             raise Failed("the answer is not HTTP/1.x: " + repr(head[:40])[1:])
         self.at = end.end()
-        return line[1], int(line[2]), head
+        return int(line[1]), head
 
     def _skip(self, size: int) -> Generator[Wait, None, None]:
         """Read `size` bytes of the body and forget them."""

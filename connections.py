@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from addresses import Guard, literal, spelled
 
 READ, WRITE = EVENT_READ, EVENT_WRITE
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 KEPT_OPEN = 256  # idle connections in all: each is a file descriptor, of which a process often has 1,024
 IDLE_SECONDS = 30.0  # after which an idle connection is closed: most servers close an idle connection after 5 to 75 s
 PROMPT = 1.0  # seconds: a name that took longer to resolve may take a thread for long
@@ -137,15 +138,14 @@ class Pool:
 
     def look(self, connection: Connection) -> None:
         """An idle connection became readable: it was closed or is out of step, unless only TLS had something to say."""
-        if connection not in self._idle:
-            return  # it was discarded a moment ago
-        try:
-            connection.sock.recv(1)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return
-        except OSError:
-            pass
-        self.discard(connection)
+        if connection in self._idle:  # else it was discarded a moment ago
+            try:
+                connection.sock.recv(1)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                return
+            except OSError:
+                pass
+            self.discard(connection)
 
     def discard(self, connection: Connection) -> None:
         """Close a connection, whatever its state."""
@@ -190,8 +190,7 @@ class Pool:
     def _addresses(self, origin: Origin) -> Generator[Wait, None, list[Address]]:
         address = literal(origin.host.rstrip("."))
         if address is not None:
-            family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-            found: list[Address] = [(family, (str(address), origin.port))]
+            found: list[Address] = [(FAMILIES[address.version], (str(address), origin.port))]
         else:
             future = self._resolver.look_up(origin.host)
             if not future.done():

@@ -87,7 +87,7 @@ class Dispatcher:
         self.history = History(self.changed)
         under_way, idle = limits()
         self._endpoints, resolver = Endpoints(under_way), Resolver()
-        pools = [Pool(DefaultSelector(), resolver, guard, idle // workers) for _ in range(workers)]
+        pools = [Pool(DefaultSelector(), resolver, guard, idle // workers, monotonic) for _ in range(workers)]
         self._senders = [Sender(self, self.changed, pool, exchanging, timeout, monotonic) for pool in pools]
         self._orphans: dict[str, list[Delivery]] = {}  # by URL: what waits, and nobody is registered for
         self._gone: dict[str, None] = {}  # URLs that answered 410, until they are unregistered

@@ -290,9 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     printer = terminal.Printer()  # a slow terminal holds up no delivery
     try:
         with contextlib.ExitStack() as ending:
-            server = build(chosen, printer, ending)
-            stop_on_signals(server)
-            server.run()
+            build(chosen, printer, ending).run()
     except (StoreError, OSError) as error:
         return terminal.fail(error, 2)
     return 0
@@ -303,6 +301,7 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
     guard, transcript = Guard(chosen.allow_private), printer if chosen.raw else None
     server = Server((chosen.host, chosen.port), {}, transcript)  # before any file is touched
     ending.callback(server.server_close)
+    stop_on_signals(server)
     store = WebhookStore(chosen.store, url_problem)
     ending.callback(store.close)
     journal = Journal(store.path.with_suffix(".deliveries.jsonl"))

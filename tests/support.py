@@ -201,16 +201,18 @@ class Transport:
         self._clock = clock
         self.pool = Pool(selector or selectors.DefaultSelector(), Resolver(), guard, KEPT_OPEN, clock)
 
-    def send(self, url: str, request: bytes, seconds: float = SECONDS) -> Exchange:
-        """The outcome of sending the whole `request` to the host of `url`."""
+    def send(self, url: str, request: bytes | Callable[[], bytes], seconds: float = SECONDS) -> Exchange:
+        """The outcome of sending the whole `request`, or what it gives, to the host of `url`."""
         deadline = self._clock() + seconds
-        generator = run_exchange(self.pool, url, lambda: request, deadline)
+        compose = (lambda: request) if isinstance(request, bytes) else request
+        generator = run_exchange(self.pool, url, compose, deadline)
         try:
             wait = next(generator)
             while True:
                 if isinstance(wait, futures.Future):
-                    is_done = futures.wait([wait], deadline - self._clock()).done
-                    error = None if is_done else TimeoutError()
+                    error: Exception | None = None
+                    if not futures.wait([wait], deadline - self._clock()).done:
+                        error = TimeoutError()
                 else:
                     self.pool.watch(*wait, generator)
                     error = self._wait(deadline)

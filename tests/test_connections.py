@@ -171,9 +171,9 @@ def test_of_too_many_idle_connections_the_oldest_is_closed(transport: Transport)
         pairs[3][0],
         None,
     ]
-    for connection in taken:
-        if connection:
-            pool.discard(connection)
+    for each in taken:
+        if each:
+            pool.discard(each)
     for _, far in pairs:
         far.close()
 
@@ -230,6 +230,25 @@ def test_an_address_that_cannot_be_reached_says_so(transport: Transport, monkeyp
 
     monkeypatch.setattr(socket.socket, "connect", connect)
     assert post(transport, "http://127.0.0.1/").error == "failed connecting: [Errno 113] No route to host"
+
+
+def test_too_many_open_files_are_an_error_and_not_an_exception(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    assert post(transport, "http://127.0.0.1/").error == "failed connecting: [Errno 24] Too many open files"
+
+
+def test_this_machine_is_tried_under_its_older_address_first(
+    transport: Transport, dialled: list[str], resolve: Callable[..., None]
+) -> None:
+    """Windows takes two seconds to find that nobody listens on ::1."""
+    resolve(lambda *_: [(socket.AF_INET6, 1, 6, "", ("::1", 0, 0, 0)), *addresses("127.0.0.1")])
+    assert post(transport, "http://localhost/").status == 204
+    assert dialled == ["127.0.0.1"]
 
 
 def test_a_name_that_does_not_resolve_says_so(transport: Transport, resolve: Callable[..., None]) -> None:

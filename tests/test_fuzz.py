@@ -307,17 +307,19 @@ def test_receiver_survives_whatever_comes(cases: int, nothing_left: None, secret
 # --- what a receiver may answer -------------------------------------------------------------------------------------
 
 NUMBERS = [
-    "0", "1", "2", "7", "10", "0000000002", "0" * 99 + "2", "2, 2", "2,2 ,2", "2, 3", "2,", ",2", "+2", "-2", "-0", "0x2", "2.0",
-    "1e3", "2_0", "\u00b2", "two", "", " ", "2 2", "2;", "12345678", "9" * 15, "9" * 20, "9" * 5_000, "f", "A;x=y", '2 ; a="b"',
+    "0", "1", "2", "7", "10", "0000000002", "0" * 99 + "2", "2, 2", "2,2 ,2", "2, 3", "2,", ",2", "+2", "-2", "-0",
+    "0x2", "2.0", "1e3", "2_0", "\u00b2", "two", "", " ", "2 2", "2;", "12345678", "9" * 15, "9" * 20, "9" * 5_000,
+    "f", "A;x=y",
 ]  # fmt: skip
+STATUSES_ANSWERED = (200, 204, 304, 410, 429, 503, 600, 999)
 STATUS_LINES = [
-    *(f"HTTP/1.{version} {status} OK" for version in (0, 1, 2, 9) for status in (200, 204, 304, 410, 429, 503, 600, 999)),
-    "HTTP/1.1 100 Continue", "HTTP/1.1 103", "HTTP/1.1 101 -", "HTTP/1.1 099 -", "HTTP/1.1 1000 -", "HTTP/1.1  200", "HTTP/1.10 200 -",
-    "HTTP/2 200", "http/1.1 200 OK", "HTTP/1.1 OK", "ICY 200 OK", "", " HTTP/1.1 200 OK", "HTTP/1.1\t200 OK",
+    *(f"HTTP/1.{version} {status} OK" for version in (0, 1, 2, 9) for status in STATUSES_ANSWERED),
+    "HTTP/1.1 100 Continue", "HTTP/1.1 103", "HTTP/1.1 101 -", "HTTP/1.1 099 -", "HTTP/1.1 1000 -", "HTTP/1.1  200",
+    "HTTP/1.10 200 -", "HTTP/2 200", "http/1.1 200 OK", "HTTP/1.1 OK", "ICY 200 OK", "", " HTTP/1.1 200 OK",
 ]  # fmt: skip
 NAMES = [
-    "Content-Length", "content-length", "Content-Length ", "Content-Length-Original", "X-Content-Length", "Transfer-Encoding",
-    "Transfer-Encoding-Was", "Connection", "Retry-After", "X", "", " X",
+    "Content-Length", "content-length", "Content-Length ", "Content-Length-Original", "X-Content-Length", "X", "", " X",
+    "Transfer-Encoding", "Transfer-Encoding-Was", "Connection", "Retry-After",
 ]  # fmt: skip
 VALUES = [
     "chunked",
@@ -351,7 +353,7 @@ class AnswerMaker(Maker):
         elif how < 0.9:
             lines.append("Transfer-Encoding: chunked")
             body = self.chunked(body)
-        self.dice.shuffle(lines[1:])
+        lines[1:] = self.dice.sample(lines[1:], len(lines) - 1)
         end = "\n" if self.dice.random() < 0.05 else "\r\n"
         return end.join([*lines, "", ""]).encode() + body
 
