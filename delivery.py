@@ -27,7 +27,7 @@ from addresses import Guard
 from client import Exchange, exchange
 from connections import Pool, Resolver
 from durable import StoreError
-from endpoints import Endpoint, Endpoints
+from endpoints import Endpoint, Endpoints, limits
 from history import History
 from housekeeper import Housekeeper
 from journal import Journal
@@ -35,7 +35,7 @@ from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, OPEN, PENDING, PI
 from messages import Attempt, Delivery, Message, new_message_id, request
 from records import delivery_record, message_record, records
 from retries import RETRY_SCHEDULE, Schedule
-from sender import Exchanging, InFlight, Sender, limits
+from sender import Exchanging, InFlight, Sender
 from store import WebhookStore
 
 MAX_WAITING = 500_000  # deliveries that wait in all

@@ -7,15 +7,20 @@ what waits for the URL, and take turns with all other endpoints.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import math
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Collection
 
 from client import request_head
+from connections import KEPT_OPEN
 from messages import Delivery
 
+UNDER_WAY = 4_000  # attempts under way in all, at some 10 KiB each; fewer when there are fewer file descriptors
+RESERVED = 160  # file descriptors for the callers of the exposee and for its files
 WINDOW = 16  # attempts under way for one endpoint at the most
 PROMPT = 1.0  # seconds: an endpoint that answers within them has proven itself
 
@@ -183,3 +188,25 @@ class Endpoints:
         self._plan(endpoint)
         self._queue(endpoint)
         self._forget(endpoint)
+
+
+def limits() -> tuple[int, int]:
+    """How many attempts under way, and idle connections, the file descriptors of this process are enough for.
+
+    The soft limit is raised if it is less than can be used: macOS begins with 256. Windows' select takes 512.
+    """
+    wanted = limit = UNDER_WAY + KEPT_OPEN + RESERVED
+    if sys.platform == "win32":
+        limit = 512 + RESERVED
+    else:
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < wanted:
+            with contextlib.suppress(OSError, ValueError):
+                soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    spare = max(16, min(limit, wanted) - RESERVED)
+    idle = min(KEPT_OPEN, spare // 3)
+    return spare - idle, idle

@@ -17,7 +17,6 @@ import itertools
 import math
 import selectors
 import socket
-import sys
 import threading
 import time
 from collections import deque
@@ -26,14 +25,12 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from client import Exchange
-from connections import KEPT_OPEN, NextAddress, Pool, Wait
+from connections import NextAddress, Pool, Wait
 from endpoints import Endpoint
 from messages import Delivery
 
 BATCH = 128  # attempts begun at once: more would open connections for what the idle ones can take a moment later
 PATIENCE = 0.005  # seconds: what has not been answered by then does not keep the next attempts from being begun
-UNDER_WAY = 4_000  # attempts under way in all, at some 10 KiB each; fewer when there are fewer file descriptors
-RESERVED = 160  # file descriptors for the callers of the exposee and for its files
 
 Exchanging = Callable[[Pool, str, Callable[[], bytes], float], Generator[Wait, None, Exchange]]  # as client.exchange
 
@@ -201,25 +198,3 @@ class Bell:
     def close(self) -> None:
         self._inside.close()
         self._outside.close()
-
-
-def limits() -> tuple[int, int]:
-    """How many attempts under way, and idle connections, the file descriptors of this process are enough for.
-
-    The soft limit is raised if it is less than can be used: macOS begins with 256. Windows' select takes 512.
-    """
-    wanted = limit = UNDER_WAY + KEPT_OPEN + RESERVED
-    if sys.platform == "win32":
-        limit = 512 + RESERVED
-    else:
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft < wanted:
-            with contextlib.suppress(OSError, ValueError):
-                soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    spare = max(16, min(limit, wanted) - RESERVED)
-    idle = min(KEPT_OPEN, spare // 3)
-    return spare - idle, idle
