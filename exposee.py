@@ -60,6 +60,7 @@ from wire import MAX_BODY, Answer, Problem, Request
 EVENT_TYPES = ("payment_received", "payment_processed", "invoice_processing", "invoice_completed")
 PING_SECONDS = 5.0  # that GET /ping waits for the outcomes
 MAX_WAITING = 16  # requests with Prefer: wait at once, each of which holds a connection
+MAX_PINGS = 8  # the same of pings
 MAX_STREAMS = 8  # the same of streams
 STREAM_BATCH = 500  # changes that a stream tells of at once
 STREAM_PAUSE = 0.1  # seconds between two looks at what has changed: no eye is faster
@@ -75,6 +76,7 @@ class Exposee:
     ) -> None:
         self._store, self._dispatcher, self._rules, self._say = store, dispatcher, rules, say
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
+        self._pings = threading.BoundedSemaphore(MAX_PINGS)
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
         self.routes: Routes = {
             "/": {"GET": self.page},
@@ -117,9 +119,14 @@ class Exposee:
 
     def ping(self, request: Request) -> Answer:
         self._rules.limit(request)
-        with refusals():
-            deliveries = self._dispatcher.ping()
-        self._dispatcher.history.wait(deliveries, PING_SECONDS)
+        if not self._pings.acquire(blocking=False):
+            raise Problem(503, f"{MAX_PINGS} pings wait for their outcomes already", {"Retry-After": "1"})
+        try:
+            with refusals():
+                deliveries = self._dispatcher.ping()
+            self._dispatcher.history.wait(deliveries, PING_SECONDS)
+        finally:
+            self._pings.release()
         newest = max((delivery.message for delivery in deliveries), key=lambda message: message.time, default=None)
         return self._outcome(request, "Ping", newest.id if newest else new_message_id(), deliveries)
 

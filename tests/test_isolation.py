@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 import pytest
-from isolation import SCENARIOS, STRANGER_WAITING, Scenario, few_descriptors, health_beside_bursts, run
+from isolation import SCENARIOS, Scenario, few_descriptors, health_beside_bursts, run
 from processes import Failed
 
 PATIENCE = 10.0  # seconds to wait for what is late
@@ -29,10 +29,9 @@ def test_healthy_receivers_are_served_as_if_the_others_were_well(tmp_path: Path,
             pytest.skip(str(error))
         raise
     print(f"{scenario.what}: {beside}, quiet {quiet}")
-    allowed = THREADS + (STRANGER_WAITING if scenario.fault == "refuse" else 0)
     assert beside.missing == quiet.missing == 0
     assert beside.p95 <= max(TIMES * quiet.p95, AT_LEAST)
-    assert math.isnan(beside.threads) or beside.threads <= allowed
+    assert math.isnan(beside.threads) or beside.threads <= THREADS
 
 
 def test_health_is_answered_at_once_beside_bursts(tmp_path: Path) -> None:

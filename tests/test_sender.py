@@ -32,6 +32,7 @@ from support import (
     request,
 )
 
+import endpoints
 import sender
 from addresses import Guard
 from client import Exchange
@@ -102,7 +103,7 @@ def test_attempts_under_way_follow_the_file_descriptors_there_are(
             eventually(lambda: desk.dispatcher.counts()["under_way"] > 32)
             desk.turn()
             desk.turn()
-            assert desk.dispatcher.counts()["under_way"] < 256 - sender.RESERVED
+            assert desk.dispatcher.counts()["under_way"] < 256 - endpoints.RESERVED
         for delivery in message.deliveries:
             assert delivery is not None
             assert desk.settled(delivery).state == DELIVERED

@@ -43,7 +43,6 @@ from processes import (
 RECORDER, HANGING_NAMES = HERE / "recorder.py", HERE / "hanging_names.py"
 STRANGER = "X-Forwarded-For: 203.0.113.7\r\n"  # a field that proxies add makes the caller a stranger
 STRANGER_RATE = 10  # pings a second, the allowance of strangers
-STRANGER_WAITING = 50  # of them wait for the outcome at once, as it takes 5 s at most: a thread of the server each
 STRANGER_AHEAD = 2.0  # seconds of pings before the first event
 ASK_SECONDS = 0.02  # between two GET /health
 IDLE_SECONDS = 0.5  # of them beside nothing
