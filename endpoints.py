@@ -58,8 +58,7 @@ class Endpoints:
     """All endpoints, for which at most `limit` attempts are under way. Guarded by the dispatcher's lock."""
 
     def __init__(self, limit: int) -> None:
-        self._usual: dict[str, Endpoint] = {}
-        self._urgent: dict[str, Endpoint] = {}
+        self._by_url: dict[tuple[str, bool], Endpoint] = {}  # by URL and urgency
         self._queues: tuple[OrderedDict[Endpoint, None], ...] = tuple(OrderedDict() for _ in SHARES)
         self._limits = [max(1, int(limit * share)) for share in SHARES]
         self._turn = 0
@@ -67,20 +66,21 @@ class Endpoints:
         self._numbers = itertools.count()  # decide between two that are due at the same time
         self.under_way = 0
 
-    def get(self, url: str) -> Endpoint:
-        """The endpoint of a URL."""
-        endpoint = self._usual.get(url)
+    def get(self, url: str, urgent: bool = False) -> Endpoint:
+        """The endpoint of a URL: for messages, or for pings and redeliveries."""
+        endpoint = self._by_url.get((url, urgent))
         if endpoint is None:
-            endpoint = self._usual[url] = Endpoint(url)
+            endpoint = self._by_url[url, urgent] = Endpoint(url, urgent)
+            endpoint.proven = urgent and (url, False) in self._by_url and self._by_url[url, False].proven
         return endpoint
 
     def planned(self, url: str) -> list[Delivery]:
         """What waits for its turn or its time, pings and redeliveries included."""
-        return [d for each in (self._usual, self._urgent) if url in each for d in each[url].planned()]
+        return [d for key in ((url, False), (url, True)) if key in self._by_url for d in self._by_url[key].planned()]
 
     def in_flight(self, url: str) -> list[Delivery]:
         """What is being attempted for a URL."""
-        return [d for each in (self._usual, self._urgent) if url in each for d in each[url].under_way]
+        return [d for key in ((url, False), (url, True)) if key in self._by_url for d in self._by_url[key].under_way]
 
     def add(self, delivery: Delivery) -> None:
         """Let a delivery wait for its turn."""
@@ -88,11 +88,7 @@ class Endpoints:
 
     def rush(self, delivery: Delivery) -> None:
         """Let a ping or a redelivery go past what waits for its URL."""
-        endpoint = self._urgent.get(delivery.url)
-        if endpoint is None:
-            endpoint = self._urgent[delivery.url] = Endpoint(delivery.url, urgent=True)
-            endpoint.proven = delivery.url in self._usual and self._usual[delivery.url].proven
-        self._add(endpoint, delivery)
+        self._add(self.get(delivery.url, urgent=True), delivery)
 
     def _add(self, endpoint: Endpoint, delivery: Delivery) -> None:
         endpoint.waiting.append(delivery)
@@ -133,7 +129,7 @@ class Endpoints:
         endpoint.window = min(2 * endpoint.window, WINDOW) if success else 1
         endpoint.proven = success and duration < PROMPT
         self._queue(endpoint)
-        if endpoint.urgent and (usual := self._usual.get(endpoint.url)):
+        if endpoint.urgent and (usual := self._by_url.get((endpoint.url, False))):
             usual.proven = endpoint.proven
         if endpoint.urgent or not endpoint.proven:
             self._forget(endpoint)
@@ -141,7 +137,7 @@ class Endpoints:
     def _forget(self, endpoint: Endpoint) -> None:
         """Let go of an endpoint that has nothing to do; a new one will be as good."""
         if not (endpoint.waiting or endpoint.retrying or endpoint.under_way):
-            (self._urgent if endpoint.urgent else self._usual).pop(endpoint.url, None)
+            self._by_url.pop((endpoint.url, endpoint.urgent), None)
 
     # Retries
 
@@ -156,8 +152,8 @@ class Endpoints:
         """See that the endpoint is looked at when its first retry is due."""
         if endpoint.retrying:
             heapq.heappush(self._due, (endpoint.retrying[0][0], next(self._numbers), endpoint))
-        if len(self._due) > 2 * len(self._usual) + 64:  # most of them stand for what was withdrawn
-            first = [(it.retrying[0][0], it) for it in self._usual.values() if it.retrying]
+        if len(self._due) > 2 * len(self._by_url) + 64:  # most of them stand for what was withdrawn
+            first = [(it.retrying[0][0], it) for it in self._by_url.values() if it.retrying]
             self._due = [(due, next(self._numbers), it) for due, it in first]
             heapq.heapify(self._due)
 
