@@ -204,7 +204,7 @@ class Dispatcher:
             ping = self.history.newest_ping(url)
             if ping is None:
                 raise NotPossible("there is no ping to this url in the history: ask for one with GET /ping first")
-            if ping.state == FAILED:
+            if ping.state in (FAILED, CANCELLED):
                 raise NotPossible(f"the newest ping to this url failed: {ping.outcome()}")
             ping.confirmed = True
             self._changed(ping)
@@ -222,7 +222,7 @@ class Dispatcher:
             self.changed.notify_all()
         if gone:
             self._log(f"{event} -> {url}: unregistered, {gone} waiting cancelled")
-        self._journal.commit(b"")
+        self._journal.commit(b"")  # also when a sender was quicker, and nothing waits any more
 
     def _cancel(self, url: str, concerns: Callable[[Delivery], bool]) -> int:
         """Cancel what waits for a URL, except for what it is registered for: that may have been registered anew."""

@@ -101,6 +101,7 @@ class Exposee:
         url, secret = check_url(body.get("url")), check_secret(body.get("secret"))
         events = self._rules.check_event_types(body.get("event_types"))
         self._rules.check_destination(request, url)
+        self._dispatcher.registered(url)  # before, so that a 410 that came earlier does not undo what is stored now
         with refusals():
             self._store.register(url, events, secret, permit(request, secret))
         self._dispatcher.registered(url)

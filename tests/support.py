@@ -472,7 +472,7 @@ class Desk:
     def copy(self, folder: Path) -> Path:
         """The files as a kill -9 would leave them now."""
         folder.mkdir()
-        for path in self.folder.glob("webhooks.*"):
+        for path in sorted(self.folder.glob("webhooks.*js*[nl]")):  # the journal first, and nothing temporary
             shutil.copy(path, folder)
         return folder
 

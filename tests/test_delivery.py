@@ -496,6 +496,27 @@ def test_a_cancellation_is_on_the_disk_before_it_is_answered_and_stays_after_a_k
         assert [d.state for d in desk.all()] == [CANCELLED] and desk.sent.empty()
 
 
+def test_a_cancellation_that_a_sender_was_quicker_with_is_on_the_disk_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its turn came between the unregistration and the call that cancels what waits."""
+    monkeypatch.setattr(housekeeper, "FLUSH_SECONDS", 600.0)
+    monkeypatch.setattr(sender, "UNDER_WAY", 1)
+    blocking = Blocking()
+    with Desk(tmp_path, URL) as desk, held(blocking):
+        desk.register(SECOND, OTHER)
+        desk.answer = blocking
+        desk.under_way(desk.trigger(OTHER))
+        delivery = desk.trigger()
+        assert desk.store.unregister(URL, EVENT, lambda _: None) == 1
+        blocking.set()
+        eventually(lambda: delivery.state == CANCELLED)
+        desk.dispatcher.cancel(URL, EVENT)
+        files = desk.copy(tmp_path / "later")
+    with Desk(files) as desk:
+        assert desk.find(delivery).state == CANCELLED
+
+
 def test_what_was_accepted_for_a_new_registration_is_not_cancelled_by_the_end_of_the_old_one(desk: Desk) -> None:
     blocking = Blocking()
     with held(blocking):
@@ -822,6 +843,22 @@ def test_a_ping_that_failed_is_not_confirmed_but_refused_with_the_reason(desk: D
     with pytest.raises(NotPossible, match=reason):
         desk.dispatcher.confirm_ping(URL)
     assert not failed.confirmed
+
+
+def test_a_ping_that_was_never_sent_is_not_confirmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its URL answered 410 while it waited, and is registered again."""
+    monkeypatch.setattr(sender, "UNDER_WAY", 1)
+    blocking = Blocking()
+    with Desk(tmp_path, URL) as desk, held(blocking):
+        desk.register(SECOND, OTHER)
+        desk.answer = blocking
+        desk.under_way(desk.trigger(OTHER))
+        pings = {delivery.url: delivery for delivery in desk.dispatcher.ping()}
+        desk.dispatcher._gone[URL] = None
+        assert desk.dispatcher.keep_house() and pings[URL].state == CANCELLED
+        desk.register(URL, EVENT)
+        with pytest.raises(NotPossible, match="unregistered"):
+            desk.dispatcher.confirm_ping(URL)
 
 
 # --- restarts -------------------------------------------------------------------------------------------------------
