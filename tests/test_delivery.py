@@ -50,7 +50,8 @@ import sender
 from delivery import Full, NotPossible
 from durable import StoreError
 from housekeeper import Housekeeper
-from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, PENDING, RETRYING, Delivery, delivery_record
+from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, PENDING, RETRYING, Delivery
+from records import delivery_record
 from retries import JITTER, MAX_RETRY_AFTER, RETRY_SCHEDULE
 
 URL, SECOND = "http://a.test/hook", "http://b.test/hook"
@@ -874,7 +875,7 @@ def test_the_last_of_many_records_counts_and_a_start_is_quick(tmp_path: Path) ->
         record = delivery_record(delivery)
         delivery.count = 20_031
         last = delivery_record(delivery)
-        redelivered = delivery_record(delivery, redeliver=True)
+        redelivered = delivery_record(delivery, PENDING, manual=True)
         delivery.count = 31
         desk.stop()
         with desk.journal.path.open("ab") as file:
@@ -1028,7 +1029,7 @@ def test_a_redelivery_survives_a_restart(
 def test_two_who_ask_for_the_same_redelivery_at_once_leave_right_counts(desk: Desk) -> None:
     """Both may have been told 202: one attempt is made, and the journal's two records count as one."""
     delivery = desk.settled(desk.trigger())
-    record = delivery_record(delivery, redeliver=True)
+    record = delivery_record(delivery, PENDING, manual=True)
     for _ in range(2):
         desk.journal.commit(record, lambda: None)
     desk.restart()

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from access import Allowance
 from exchanges import TITLES
 from support import (
     JOURNAL,
@@ -35,6 +34,7 @@ from support import (
 )
 
 from addresses import Guard
+from rules import Allowance
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER_SECRET = "whsec_" + base64.b64encode(bytes(64)).decode()
