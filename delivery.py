@@ -367,6 +367,8 @@ class Dispatcher:
             self._finish(delivery, DELIVERED)
         else:
             self._failed(delivery, outcome)
+        if not self._store.has(delivery.url):  # unregistered meanwhile: let go of its endpoint, proven or not
+            self._endpoints.withdraw(delivery.url, ())
         self._changed(delivery)
         self._log_attempt(delivery, attempt)
         if self._show:
