@@ -46,7 +46,6 @@ from support import (
 
 import delivery as dispatching
 import housekeeper
-import sender
 from delivery import Full, NotPossible
 from durable import StoreError
 from housekeeper import Housekeeper
@@ -542,7 +541,7 @@ def test_a_redelivery_that_waits_is_cancelled_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, again: bool
 ) -> None:
     """Registered again or not: it is not sent, and the counts are right."""
-    monkeypatch.setattr(sender, "UNDER_WAY", 1)
+    monkeypatch.setattr(dispatching, "limits", lambda: (1, 8))
     blocking = Blocking()
     with Desk(tmp_path, URL) as desk, held(blocking):
         desk.answer = exchange(before)
@@ -704,7 +703,7 @@ def test_a_ping_under_way_is_shared(desk: Desk) -> None:
 def test_a_round_of_pings_begins_when_the_last_one_has_been_sent_and_all_askers_share_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "UNDER_WAY", 1)
+    monkeypatch.setattr(dispatching, "limits", lambda: (1, 8))
     first, second = Blocking(), Blocking()
     answers = {URL: first, SECOND: second}
     with Desk(tmp_path, URL, SECOND) as desk, held(first), held(second):
@@ -732,7 +731,7 @@ def test_a_round_of_pings_begins_when_the_last_one_has_been_sent_and_all_askers_
 def test_a_round_of_pings_does_not_wait_for_ever_for_the_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "UNDER_WAY", 1)
+    monkeypatch.setattr(dispatching, "limits", lambda: (1, 8))
     monkeypatch.setattr(dispatching, "PING_SECONDS", 0.05)
     blocking = Blocking()
     with Desk(tmp_path, URL, SECOND) as desk, held(blocking):
@@ -1326,7 +1325,7 @@ FAULTS: list[tuple[Any, str, int, str | None]] = [
     (_reset, RETRYING, 0, "connection reset"),
     (_half, RETRYING, 200, "ended after 9 of 100 bytes"),
     (_endless, RETRYING, 200, "longer than 1,048,576 bytes"),
-    (_long_head, RETRYING, 0, "head of the answer is longer than"),
+    (_long_head, RETRYING, 0, "head of the answer, or a line of its body, is longer than"),
     (_hang, RETRYING, 0, "timed out waiting for the answer"),
     (_drip, RETRYING, 0, "timed out"),
     (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", RETRYING, 0, "not HTTP"),
