@@ -706,6 +706,22 @@ def test_stops_with_one_line(tmp_path: Path, script: str, number: int) -> None:
         assert len(program.lines) == 2 and program.lines[1].startswith("Stopped"), program.lines
 
 
+def test_a_second_ctrl_c_cuts_the_wait_for_what_is_under_way_short(tmp_path: Path, listener: Listener) -> None:
+    listener.answer = listener.hang
+    with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
+        Caller(program.port).register(listener.url(), A)
+        Caller(program.port).trigger(A, 1)
+        listener.next()
+        program.process.send_signal(signal.SIGINT)
+        program.wait_for("Waiting up to 5 s")
+        began = time.monotonic()
+        assert program.stop() == 0
+        assert time.monotonic() - began < 3
+        assert program.lines[-1].startswith("Stopped; 1 delivery waits in "), program.lines
+    with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
+        assert program.port and listener.next()
+
+
 def fails(script: str, *options: str, cwd: Path) -> str:
     """The one line with which a program refuses to start."""
     done = run(script, *options, cwd=cwd)
