@@ -197,6 +197,8 @@ def test_the_last_lines_are_printed_last_even_after_too_much() -> None:
     stream.gate.clear()
     printer = Printer(stream)
     with held(stream.gate):
+        printer.say("first")
+        assert stream.asked.wait(SECONDS)
         for number in range(QUEUED + 100):
             printer.say(f"line {number}")
         threading.Timer(0.1, stream.gate.set).start()
