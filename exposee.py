@@ -309,7 +309,7 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
     guard, transcript = Guard(chosen.allow_private), printer if chosen.raw else None
     server = Server((chosen.host, chosen.port), {}, transcript)  # before any file is touched
     ending.callback(server.server_close)
-    stop_on_signals(server)
+    stop_on_signals(server)  # before anybody is told that it runs
     store = WebhookStore(chosen.store, url_problem)
     ending.callback(store.close)
     journal = Journal(store.path.with_suffix(".deliveries.jsonl"))
