@@ -205,4 +205,4 @@ def limits() -> tuple[int, int]:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     spare = max(16, min(limit, wanted) - RESERVED)
     idle = min(KEPT_OPEN, spare // 3)
-    return spare - idle, idle
+    return min(UNDER_WAY, spare - idle), idle

@@ -60,7 +60,7 @@ from wire import MAX_BODY, Answer, Problem, Request
 EVENT_TYPES = ("payment_received", "payment_processed", "invoice_processing", "invoice_completed")
 PING_SECONDS = 5.0  # that GET /ping waits for the outcomes
 MAX_WAITING = 16  # requests with Prefer: wait at once, each of which holds a connection
-MAX_PINGS = 4  # the same of pings
+MAX_PINGS = 12  # the same of pings
 MAX_STREAMS = 8  # the same of streams
 STREAM_BATCH = 500  # changes that a stream tells of at once
 STREAM_PAUSE = 0.1  # seconds between two looks at what has changed: no eye is faster

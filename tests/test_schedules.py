@@ -120,7 +120,7 @@ class Schedule:
 def test_whatever_happens_each_delivery_ends_and_a_restart_finds_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr("sender.UNDER_WAY", 2)  # so that there is always something that waits
+    monkeypatch.setattr("endpoints.UNDER_WAY", 2)  # so that there is always something that waits
     monkeypatch.setattr("delivery.PING_SECONDS", 0.01)
     schedule = Schedule(tmp_path, seed)
     try:
