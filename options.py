@@ -10,8 +10,6 @@ from typing import NoReturn
 
 from terminal import printable
 
-EVENT_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
-
 
 class Parser(argparse.ArgumentParser):
     """A command line whose mistakes are one line on stderr and exit code 2."""
@@ -23,82 +21,73 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {printable(message)}; see --help\n")
 
 
-def port_number(text: str) -> int:
-    """A port; 0 lets the system choose a free one."""
-    if not (text.isascii() and text.isdigit() and int(text) <= 65_535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port, expected a number from 0 to 65535")
-    return int(text)
+def matching(pattern: str, mistake: str) -> Callable[[str], str]:
+    """Text that matches the whole pattern. Otherwise the message is `mistake`, with the text for `{!r}`."""
+
+    def check(text: str) -> str:
+        if re.fullmatch(pattern, text):
+            return text
+        raise argparse.ArgumentTypeError(mistake.format(text))
+
+    return check
 
 
-def host_name(text: str) -> str:
-    """A host to listen on. An empty one would mean all of them."""
-    if not text:
-        raise argparse.ArgumentTypeError("the host is empty, expected a name or an address such as 127.0.0.1")
-    return text
+def number(least: int, most: int, name: str) -> Callable[[str], int]:
+    def check(text: str) -> int:
+        if re.fullmatch("[0-9]{1,5}", text) and least <= int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is not {name}, expected a number from {least} to {most}")
+
+    return check
 
 
 def web_url(example: str, variable: str = "", query: bool = True) -> Callable[[str], str]:
-    """An http or https URL such as `example`; it may come from an environment variable."""
+    """An http or https URL such as `example`; it may come from an environment variable, and is never shown."""
     path, no = ("[/?][^#]*", "credentials or fragment") if query else ("/[^#?]*", "credentials, query or fragment")
-    pattern = re.compile(rf"(?ai)(?=[!-~]*\Z)https?://(?:[\w.-]+|\[[\da-f:.]+\])(?::(\d{{1,5}}))?(?:{path})?")
-
-    def check(text: str) -> str:
-        match = pattern.fullmatch(text)
-        if match and 0 < int(match[1] or 80) <= 65_535:
-            return text
-        rule = f"an absolute http or https URL in visible ASCII, without {no}, such as {example}"
-        raise argparse.ArgumentTypeError(f"the value{variable and f' (here or in {variable})'} is not {rule}")
-
-    return check
+    port = r"0*(?!0)(?:\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+    here = f" (here or in {variable})" if variable else ""
+    return matching(
+        rf"(?ai)(?=[!-~]*\Z)https?://(?:[\w.-]+|\[[\da-f:.]+\])(?::{port})?(?:{path})?",
+        f"the value{here} is not an absolute http or https URL in visible ASCII, without {no}, such as {example}",
+    )
 
 
 def credential(variable: str) -> Callable[[str], str]:
-    """A secret or a token, never shown; it may come from an environment variable."""
+    """A secret or a token in visible ASCII, never shown; it may come from an environment variable."""
+    problem = "is empty, has a blank at an end, or characters that are not visible ASCII"
+    advice = "to have none, leave it out or unset the variable"
+    return matching("[!-~](?:[ -~]*[!-~])?", f"the value (here or in {variable}) {problem}; {advice}")
 
-    def check(text: str) -> str:
-        if re.fullmatch(r"[!-~](?:[ -~]*[!-~])?", text):
-            return text
-        why = "has a blank at an end, or characters that are not visible ASCII" if text else "is empty"
-        raise argparse.ArgumentTypeError(
-            f"the value (here or in {variable}) {why}; to have none, leave it out or unset the variable"
-        )
 
-    return check
+port_number = number(0, 65_535, "a port")  # 0: the system chooses a free one
+thread_count = number(1, 64, "a count of threads")
+host_name = matching(
+    "(?s).+", "the host is empty, expected a name or an address such as 127.0.0.1"
+)  # "" is all of them
+event_name = matching(
+    r"(?!ping\Z)[A-Za-z0-9_.-]{1,100}",
+    "{!r} is no event type, expected letters, digits, _ . - (and not ping, which is what GET /ping sends)",
+)
+store_name = matching(r"(?s)(?!.*\.secrets\.json\Z).*[^/\\]\.json", "{!r} is not a name like webhooks.json")
+
+
+def event_names(text: str) -> tuple[str, ...]:
+    return tuple(event_name(name.strip()) for name in text.split(","))
+
+
+def store_path(text: str) -> Path:
+    return Path(store_name(text))
 
 
 def seconds(text: str) -> float:
     try:
-        number = float(text)
+        if 0 < float(text) <= 86_400:
+            return float(text)
     except ValueError:
-        number = 0.0
-    if not 0 < number <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds up to a day")
-    return number
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds up to a day")
 
 
 def schedule(text: str) -> tuple[float, ...]:
     """Seconds between attempts, comma-separated; none at all for one attempt only."""
     return tuple(seconds(item) for item in text.split(",")) if text else ()
-
-
-def event_names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(","))
-    for name in names:
-        if name == "ping":
-            raise argparse.ArgumentTypeError(f"{name} is what GET /ping sends, expected another name")
-        if not EVENT_NAME.fullmatch(name):
-            raise argparse.ArgumentTypeError(f"{name!r} is no event type, expected letters, digits, _ . -")
-    return names
-
-
-def store_path(text: str) -> Path:
-    path = Path(text)
-    if path.suffix != ".json" or path.stem.endswith(".secrets"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a name like webhooks.json")
-    return path
-
-
-def thread_count(text: str) -> int:
-    if not re.fullmatch("[1-9][0-9]?", text) or int(text) > 64:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 64")
-    return int(text)

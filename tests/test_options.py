@@ -1,0 +1,111 @@
+"""What command lines take, and what they say of the rest."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+import support  # noqa: F401  (it makes the modules importable)
+
+from options import (
+    Parser,
+    credential,
+    event_names,
+    host_name,
+    port_number,
+    schedule,
+    seconds,
+    store_path,
+    thread_count,
+    web_url,
+)
+
+
+@pytest.mark.parametrize("argv", [["--nonsense"], ["--port", "x"], ["\x1b[31m\n"], ["--port"], ["--url", "\udcff"]])
+def test_a_mistake_on_the_command_line_is_one_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser("Do nothing.")
+    parser.add_argument("--port", type=port_number)
+    parser.add_argument("--url", type=web_url("http://localhost:8080"))
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(argv)
+    out, error = capsys.readouterr()
+    assert ended.value.code == 2 and out == ""
+    assert error.startswith("error: ") and error.endswith("; see --help\n") and error[:-1].isprintable()
+
+
+@pytest.mark.parametrize("text", ["", "-1", "65536", "3.0", "٣", "²", "0x50", "9" * 5_000, " 80"])
+def test_what_is_no_port(text: str) -> None:
+    with pytest.raises((argparse.ArgumentTypeError, ValueError)):
+        port_number(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "localhost:3000", "/path", "ftp://h/", "file:///etc/passwd", "http://", "http:h", "http://[::1", "http://h:99999",
+        "http://h:0", "http://h:", "http://h:٣", "http://bücher.example", "http://h/ü", "http://h/a b", "http://h/\udcff",
+        "http://h/\n", "http://h\n", "http://h/\x7f", "http://h/#top", "http://h#", "http://u:password@h/", "http://u@h/",
+        "http://h\\x/", "http:///h", "http://a b/", " http://h/", "http://[zz]/",
+    ],
+)  # fmt: skip
+def test_what_is_no_web_url(text: str) -> None:
+    for query in (True, False):
+        with pytest.raises(argparse.ArgumentTypeError):
+            web_url("http://localhost:3000", "EXPOSEE_URL", query)(text)
+
+
+def test_what_is_a_port_or_a_web_url() -> None:
+    assert [port_number(text) for text in ("0", "80", "65535")] == [0, 80, 65_535]
+    for text in ("http://localhost:3000", "https://a.example/b?c=d", "http://[::1]:80/", "HTTP://H/", "http://h/a@b"):
+        assert web_url("http://localhost:8080")(text) == text
+
+
+@pytest.mark.parametrize(
+    "value", ["", " ", " t0p", "t0p ", "t0p\n", "t0\tp", "\x1b[2J", "ü", "\udcff", "\x7f", "t0p\u00a0"]
+)
+def test_what_is_no_credential(value: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError) as caught:
+        credential("EXPOSEE_TOKEN")(value)
+    message = str(caught.value)
+    assert "EXPOSEE_TOKEN" in message and message.isprintable() and "t0" not in message
+
+
+def test_what_is_a_credential() -> None:
+    for value in ("a", "the-0wner-only", "It's a Secret to Everybody", "!~"):
+        assert credential("EXPOSEE_TOKEN")(value) == value
+
+
+@pytest.mark.parametrize(
+    "convert, texts",
+    [
+        (thread_count, ["", "0", "65", "-1", "1.5", "٣", "9" * 5_000]),
+        (host_name, [""]),
+        (seconds, ["", "0", "-1", "86401", "nan", "inf", "x"]),
+        (schedule, ["5,", ",", "5,x", "5;6", "0"]),
+        (event_names, ["", "a,,b", "ping", "a, ping", "a b", "é", "x" * 101]),
+        (store_path, ["", ".json", "a/.json", "webhooks", "webhooks.jsonl", "a.secrets.json", "a/.secrets.json", "a.json\n"]),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused_in_a_sentence(convert: object, texts: list[str]) -> None:
+    for text in texts:
+        with pytest.raises(argparse.ArgumentTypeError) as caught:
+            convert(text)  # type: ignore[operator]
+        assert "expected" in str(caught.value) or " is not " in str(caught.value)
+
+
+def test_what_makes_sense_is_converted() -> None:
+    assert [thread_count(text) for text in ("1", "64")] == [1, 64] and host_name("::1") == "::1"
+    assert [seconds("0.5"), seconds("86400")] == [0.5, 86_400] and schedule("5, 300") == (5, 300) and schedule("") == ()
+    assert event_names("a, b_c.D-1,pings") == ("a", "b_c.D-1", "pings")
+    assert [str(store_path(text)) for text in ("a.json", "b/c.d.json")] == ["a.json", "b/c.d.json"]
+
+
+@pytest.mark.parametrize("port", ["1", "080", "9999", "10000", "59999", "65535"])
+def test_a_url_has_a_port_that_there_is(port: str) -> None:
+    assert web_url("http://localhost")(f"http://h:{port}/") == f"http://h:{port}/"
+
+
+@pytest.mark.parametrize("port", ["", "0", "000", "65536", "65540", "65600", "66000", "70000", "100000", "-1"])
+def test_a_url_with_a_port_that_there_is_not_is_refused(port: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        web_url("http://localhost")(f"http://h:{port}/")
