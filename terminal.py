@@ -12,9 +12,8 @@ import re
 import signal
 import sys
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NoReturn, TextIO
 
 if sys.hexversion < 0x030A0000:  # here, because every program imports this module first
@@ -25,14 +24,13 @@ SHOWN_BODY, SHOWN_MESSAGE = 2_048, 32_768  # bytes that a transcript shows of a 
 QUEUED, QUEUED_BYTES = 1_000, 8_388_608  # items and bytes that wait for the terminal; the rest is counted and left out
 BATCH, PAUSE = 100, 0.05  # items printed at once, and the seconds after that: a line at a time, accepting events takes
 # a tenth longer, and without the pause a burst of 5,000 deliveries takes 1.7 times as long with --raw
-COLOURS = {"> ": "\033[36m", "< ": "\033[33m"}
+COLOURS = {"> ": "\033[36m%s\033[0m", "< ": "\033[33m%s\033[0m"}
 
 SECRET = re.compile(
-    rb'("secret"\s*:[\s\[]*")(?:[^"\\]|\\.)*|whsec(?:_|%5[Ff])[A-Za-z0-9+/=_%-]*'
-    rb"|(?im:^((?:proxy-)?authorization[ \t]*:[ \t]*)[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)",
-    re.DOTALL,
+    rb'(?s)("secret"\s*:[\s\[]*")(?:[^"\\]|\\.)*|whsec(?:_|%5[Ff])[A-Za-z0-9+/=_%-]*'
+    rb"|(?im:^((?:proxy-)?authorization[ \t]*:[ \t]*)[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)"
 )
-ESCAPE = re.compile(rb"\\(?:u00([2-7][0-9A-Fa-f])|(.))", re.DOTALL)
+ESCAPE = re.compile(rb"(?s)\\(?:u00(?!22|5[Cc])([2-7][0-9A-Fa-f])|(/)|.)")  # JSON's, of visible ASCII but \" and \\
 CHUNK_SIZE = re.compile(rb"\r\n[0-9A-Fa-f]+(?:[ \t;][^\r\n]*)?\r\n")
 
 Line = tuple[str, str]  # what stands before the text ("> ", "< " or nothing), and the text
@@ -96,15 +94,9 @@ def fail(problem: object, code: int) -> int:
 
 def masked(data: bytes) -> bytes:
     """`data` with the values of secrets and Authorization fields replaced by ***, escaped as JSON may or not."""
-    plain = ESCAPE.sub(_unescaped, data)
+    plain = ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()) if match[1] else match[2] or match[0], data)
     hidden = SECRET.sub(lambda match: (match[1] or match[2] or b"") + b"***", plain)
     return data if hidden == plain else hidden
-
-
-def _unescaped(match: re.Match[bytes]) -> bytes:
-    """The character that a JSON escape stands for, if it is visible ASCII and needs no escape."""
-    character = bytes([int(match[1], 16)]) if match[1] else match[2]
-    return match[0] if character in b'"\\' or not (match[1] or character == b"/") else character
 
 
 def transcript(mark: str, data: bytes, length: int | None = None) -> list[Line]:
@@ -113,7 +105,7 @@ def transcript(mark: str, data: bytes, length: int | None = None) -> list[Line]:
     `length` is what the whole message had when `data` is only its beginning. Bytes that are not text become escapes.
     """
     head, blank, body = data.partition(b"\r\n\r\n")
-    lines = (masked(head) + blank[2:]).decode("latin-1").split("\r\n")
+    lines = masked(head).decode("latin-1").split("\r\n") + [""] * bool(blank)
     joined = CHUNK_SIZE.sub(b"", b"\r\n" + body)
     if CHUNK_SIZE.match(b"\r\n" + body) and masked(joined) != joined:
         lines.append("... a secret in chunks, not shown")
@@ -130,10 +122,10 @@ class Printer:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._colours = COLOURS if self._stream.isatty() and "NO_COLOR" not in os.environ else {}  # no-color.org
-        self._changed = threading.Condition()  # guards the four below
-        self._items: deque[tuple[int, Callable[[], Iterable[Line]]]] = deque()  # bytes, and what makes the lines
+        self._changed = threading.Condition()  # guards the three below
+        self._items: deque[tuple[int, Callable[[], list[Line]]]] = deque()  # bytes, and what makes the lines
         self._size = self._left_out = 0  # bytes of the items, those being printed too; items that found no room
-        self._closed = False  # from then on there is room for all
+        self._closed = threading.Event()  # from then on there is room for all
         self._thread = threading.Thread(target=self._run, name="printer", daemon=True)
         self._thread.start()
 
@@ -150,13 +142,13 @@ class Printer:
     def close(self, *lines: str) -> None:
         """Print what waits, and then these last lines, for a second at most."""
         with self._changed:
-            self._closed = True
+            self._closed.set()
             self.say(*lines)
         self._thread.join(1)
 
-    def _put(self, size: int, lines: Callable[[], Iterable[Line]]) -> None:
+    def _put(self, size: int, lines: Callable[[], list[Line]]) -> None:
         with self._changed:
-            if not self._closed and (len(self._items) >= QUEUED or self._size >= QUEUED_BYTES):
+            if not self._closed.is_set() and (len(self._items) >= QUEUED or self._size >= QUEUED_BYTES):
                 self._left_out += 1
                 if self._left_out > 1:
                     return
@@ -165,27 +157,22 @@ class Printer:
             self._size += size
             self._changed.notify()
 
-    def _gap(self) -> Iterable[Line]:
+    def _gap(self) -> list[Line]:
         with self._changed:
             count, self._left_out = self._left_out, 0
         return [("", f"... {count:,} more lines came faster than they could be printed")]
 
     def _run(self) -> None:
-        ended = False
-        while not ended:
+        while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._items)
+                self._changed.wait_for(lambda: self._items or self._closed.is_set())
                 items = [self._items.popleft() for _ in range(min(BATCH, len(self._items)))]
+            if not items:
+                return
             lines = [line for _, make in items for line in make()]
             with contextlib.suppress(OSError, ValueError):  # the terminal is gone, as after `| head`: a server works on
-                self._stream.write("".join(self._coloured(mark, text) for mark, text in lines))
+                self._stream.write("".join(self._colours.get(mark, "%s") % (mark + text) + "\n" for mark, text in lines))
                 self._stream.flush()
             with self._changed:
                 self._size -= sum(size for size, _ in items)
-                ended = self._closed and not self._items
-            if not self._closed:
-                time.sleep(PAUSE)
-
-    def _coloured(self, mark: str, text: str) -> str:
-        colour = self._colours.get(mark)
-        return f"{colour}{mark}{text}\033[0m\n" if colour else f"{mark}{text}\n"
+            self._closed.wait(PAUSE)

@@ -140,7 +140,6 @@ MISTAKES: list[tuple[str, bytes, dict[str, str]]] = [
     ("spaces left out", BODY, standard(COMPACT_SIGNATURE)),
     ("spaces put in", BODY.replace(b" ", b""), standard(SIGNATURE)),
     ("keys sorted", SORTED, standard("v1," + signature(KEY, signed(b'{"a":{"c":"\\u00e9","d":[2]},"b":1}')))),
-    ("indented", BODY, standard("v1," + signature(KEY, signed(b'{\n  "test": 2432232314\n}')))),
     ("a replay", BODY, standard("v1," + signature(KEY, f"{ID}.{TIME - 301}.".encode() + BODY), TIME - 301)),
     ("another secret, or another body", BODY, standard("v1," + signature(b"another", signed(BODY)))),
     ("base64 was written", BODY, {"x-hub-signature-256": "sha256=" + signature(SECRET.encode(), BODY)}),
