@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checks import url_problem
 from disks import Disk, full, no_sync, together
 from support import SECONDS, Client, Pair, Program, eventually, held, request
 
 import durable
 import store as store_module
 from durable import StoreError
+from rules import url_problem
 from store import StoreFull, WebhookStore
 
 SECRETS = ["whsec_" + letter * 32 for letter in "ABC"]
@@ -800,7 +800,7 @@ def test_a_change_costs_the_same_however_many_there_are(tmp_path: Path, monkeypa
     assert large[1] < 40 * 0.025  # seconds of CPU: formatting 20,000 entries takes more
 
 
-@pytest.mark.parametrize("name, line", [("webhooks.json", 2), ("deliveries.jsonl", 2)])
+@pytest.mark.parametrize("name, line", [("webhooks.json", 2), ("webhooks.deliveries.jsonl", 2)])
 def test_the_program_says_in_one_line_which_file_stops_it(name: str, line: int, tmp_path: Path) -> None:
     text = f"[{GOOD},\nnonsense" if name == "webhooks.json" else '{"a": 1}\nnonsense\n{"synced": 99}\n'
     if name != "webhooks.json":

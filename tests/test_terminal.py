@@ -181,6 +181,8 @@ def test_what_waits_for_a_terminal_is_bounded_in_bytes() -> None:
     tracemalloc.start()
     try:
         with held(stream.gate):
+            printer.say("first")
+            assert stream.asked.wait(SECONDS)
             for number in range(300):
                 printer.say("漢" * 300_000 + str(number))
             assert tracemalloc.get_traced_memory()[0] < 2 * QUEUED_BYTES
