@@ -18,7 +18,6 @@ import argparse
 import base64
 import json
 import os
-import queue
 import secrets
 import threading
 import time
@@ -35,7 +34,6 @@ from wire import Answer, Problem, Request
 
 PATH = "/webhook-receiver"
 SEEN = 10_000  # webhook-ids to remember; a sender's retries come within three days
-PING_BACKS = 100  # that wait for their turn
 
 
 def handle(event: str, data: Any) -> None:
@@ -125,30 +123,21 @@ class Receiver:
             self._confirm()
 
 
-# --- confirming pings -----------------------------------------------------------------------------------------
-
-
 def ping_back(exposee: str, url: str, say: Callable[..., None]) -> Callable[[], None]:
-    """A function that has a thread tell the exposee that a ping has arrived at `url`, and returns at once."""
-    waiting: queue.Queue[None] = queue.Queue(PING_BACKS)
+    """A function that has a thread tell the exposee that a ping has arrived at `url`, and returns at once.
+
+    Pings that arrive while the thread is busy are confirmed together: the exposee confirms its newest one.
+    """
+    pinged = threading.Event()
 
     def work() -> None:
-        while True:
-            waiting.get()
+        while pinged.wait():
+            pinged.clear()
             status, text = send("POST", f"{exposee.rstrip('/')}/webhooks/ping-back", {"url": url})
             say(f"Ping-back Response: {status} {text}" if status else f"Ping-back failed: {text}")
 
-    def confirm() -> None:
-        try:
-            waiting.put_nowait(None)
-        except queue.Full:
-            say(f"Ping-back left out: {PING_BACKS} others are waiting")
-
     threading.Thread(target=work, name="ping-back", daemon=True).start()
-    return confirm
-
-
-# --- the command line -----------------------------------------------------------------------------------------
+    return pinged.set
 
 
 class NewSecret(argparse.Action):
