@@ -43,13 +43,12 @@ def calls(chosen: argparse.Namespace) -> list[tuple[str, str, str, Any]]:
     """What the options ask for: (title, method, path, body) of each request."""
     url, events = chosen.url, [name.strip() for name in chosen.events.split(",")]
     secret = {"secret": chosen.secret} if chosen.secret else {}
-    if chosen.unregister:
-        bodies = [{"url": url, "event": event, **secret} for event in events]
-        return [("Unregister", "DELETE", "/webhooks/unregister", body) for body in bodies]
     if chosen.ping:
         return [("Ping", "GET", "/ping", None)]
     if chosen.ping_back:
         return [("Ping-back", "POST", "/webhooks/ping-back", {"url": url})]
+    if chosen.unregister:
+        return [("Unregister", "DELETE", "/webhooks/unregister", {"url": url, "event": e, **secret}) for e in events]
     return [("Register", "POST", "/webhooks/register", {"url": url, "event_types": events, **secret})]
 
 
@@ -62,13 +61,13 @@ def send(method: str, url: str, body: Any, raw: bool = False) -> tuple[int, str]
     try:
         with OPENER.open(request, timeout=SECONDS) as response:
             answer = response.read(MAX_ANSWER + 1)
-        location = response.headers["Location"]
         if len(answer) > MAX_ANSWER:
             reason = f"the answer is longer than {MAX_ANSWER:,} bytes: check that an exposee listens there"
         elif response.length:
             reason = f"the answer was cut off, {response.length:,} bytes are missing: try again"
-        elif 300 <= response.status < 400 and location:
-            reason = f"answered {response.status}, it leads to {location}; give that URL to --exposee"
+        elif 300 <= response.status < 400 and "Location" in response.headers:
+            to = response.headers["Location"]
+            reason = f"answered {response.status}, it leads to {to}; give that URL to --exposee"
         else:
             return response.status, answer.decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException, ValueError) as failed:
