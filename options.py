@@ -6,9 +6,11 @@ import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from terminal import printable
+
+T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,22 +23,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {printable(message)}; see --help\n")
 
 
-def matching(pattern: str, mistake: str) -> Callable[[str], str]:
-    """Text that matches the whole pattern. Otherwise the message is `mistake`, with the text for `{!r}`."""
+def matching(pattern: str, mistake: str, convert: Callable[[str], T]) -> Callable[[str], T]:
+    """A type for text that matches the whole pattern. The mistake is a sentence, with the text in place of `{!r}`."""
 
-    def check(text: str) -> str:
+    def check(text: str) -> T:
         if re.fullmatch(pattern, text):
-            return text
+            return convert(text)
         raise argparse.ArgumentTypeError(mistake.format(text))
-
-    return check
-
-
-def number(least: int, most: int, name: str) -> Callable[[str], int]:
-    def check(text: str) -> int:
-        if re.fullmatch("[0-9]{1,5}", text) and least <= int(text) <= most:
-            return int(text)
-        raise argparse.ArgumentTypeError(f"{text!r} is not {name}, expected a number from {least} to {most}")
 
     return check
 
@@ -44,39 +37,33 @@ def number(least: int, most: int, name: str) -> Callable[[str], int]:
 def web_url(example: str, variable: str = "", query: bool = True) -> Callable[[str], str]:
     """An http or https URL such as `example`; it may come from an environment variable, and is never shown."""
     path, no = ("[/?][^#]*", "credentials or fragment") if query else ("/[^#?]*", "credentials, query or fragment")
-    port = r"0*(?!0)(?:\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+    pattern = rf"(?ai)(?=[!-~]*\Z)https?://(?:[\w.-]+|\[[\da-f:.]+\])(?::0*(?!0){PORT})?(?:{path})?"
     here = f" (here or in {variable})" if variable else ""
-    return matching(
-        rf"(?ai)(?=[!-~]*\Z)https?://(?:[\w.-]+|\[[\da-f:.]+\])(?::{port})?(?:{path})?",
-        f"the value{here} is not an absolute http or https URL in visible ASCII, without {no}, such as {example}",
-    )
+    rule = f"an absolute http or https URL in visible ASCII, without {no}, such as {example}"
+    return matching(pattern, f"the value{here} is not {rule}", str)
 
 
 def credential(variable: str) -> Callable[[str], str]:
     """A secret or a token in visible ASCII, never shown; it may come from an environment variable."""
     problem = "is empty, has a blank at an end, or characters that are not visible ASCII"
     advice = "to have none, leave it out or unset the variable"
-    return matching("[!-~](?:[ -~]*[!-~])?", f"the value (here or in {variable}) {problem}; {advice}")
+    return matching("[!-~](?:[ -~]*[!-~])?", f"the value (here or in {variable}) {problem}; {advice}", str)
 
 
-port_number = number(0, 65_535, "a port")  # 0: the system chooses a free one
-thread_count = number(1, 64, "a count of threads")
-host_name = matching(
-    "(?s).+", "the host is empty, expected a name or an address such as 127.0.0.1"
-)  # "" is all of them
+PORT = "(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # up to 65535
+port_number = matching(PORT, "{!r} is not a port, expected a number from 0 to 65535", int)  # 0: any that is free
+thread_count = matching("[1-9]|[1-5][0-9]|6[0-4]", "{!r} is not a number from 1 to 64", int)
+host_name = matching("(?s).+", "the host is empty, expected a name or an address such as 127.0.0.1", str)  # "" is all
+store_path = matching(r"(?s)(?!.*\.secrets\.json\Z).*[^/\\]\.json", "{!r} is not a name like webhooks.json", Path)
 event_name = matching(
     r"(?!ping\Z)[A-Za-z0-9_.-]{1,100}",
     "{!r} is no event type, expected letters, digits, _ . - (and not ping, which is what GET /ping sends)",
+    str,
 )
-store_name = matching(r"(?s)(?!.*\.secrets\.json\Z).*[^/\\]\.json", "{!r} is not a name like webhooks.json")
 
 
 def event_names(text: str) -> tuple[str, ...]:
     return tuple(event_name(name.strip()) for name in text.split(","))
-
-
-def store_path(text: str) -> Path:
-    return Path(store_name(text))
 
 
 def seconds(text: str) -> float:

@@ -75,15 +75,15 @@ def send(method: str, url: str, body: Any, raw: bool = False) -> tuple[int, str]
         reason = next(hint for kind, hint in HINTS if isinstance(error, kind)).format(error=error, SECONDS=SECONDS)
     finally:
         if raw:
-            show(request, response, answer)
+            show(request, data or b"", response, answer)
     return 0, f"{reason} ({url})"
 
 
-def show(request: urllib.request.Request, response: Any, answer: bytes) -> None:
+def show(request: urllib.request.Request, data: bytes, response: Any, answer: bytes) -> None:
     """Print a transcript. urllib does not show the bytes it writes, but these are the same."""
     asked = [f"{request.method} {request.selector} HTTP/1.1", "Accept-Encoding: identity"]
     asked += [f"{name.title()}: {value}" for name, value in request.header_items()]
-    messages = [("> ", "\r\n".join([*asked, "Connection: close", "", ""]).encode() + (request.data or b""), None)]
+    messages = [("> ", "\r\n".join([*asked, "Connection: close", "", ""]).encode() + data, None)]
     if response:
         head = [f"HTTP/{response.version / 10} {response.status} {response.reason}"]
         head += [f"{name}: {value}" for name, value in response.headers.items()]
