@@ -169,9 +169,9 @@ class Printer:
                 items = [self._items.popleft() for _ in range(min(BATCH, len(self._items)))]
             if not items:
                 return
-            lines = [line for _, make in items for line in make()]
+            lines = [self._colours.get(mark, "%s") % (mark + text) for _, make in items for mark, text in make()]
             with contextlib.suppress(OSError, ValueError):  # the terminal is gone, as after `| head`: a server works on
-                self._stream.write("".join(self._colours.get(mark, "%s") % (mark + text) + "\n" for mark, text in lines))
+                self._stream.write("\n".join([*lines, ""]))
                 self._stream.flush()
             with self._changed:
                 self._size -= sum(size for size, _ in items)
