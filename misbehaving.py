@@ -36,7 +36,7 @@ class Misbehaviour:
         if done or len(self._done) < COUNTED:
             self._done[request.target] = done + 1
         if name in BEHAVIOUR:
-            return BEHAVIOUR[name]()
+            return Answer(takeover=BEHAVIOUR[name])
         if re.fullmatch("[2-5][0-9][0-9]", name) and int(name) in list(http.HTTPStatus):
             headers = {"Retry-After": after} if after and re.fullmatch("[ -~]+", after) else {}
             return Answer(int(name), None if name in ("204", "304") else {"respond": int(name)}, headers)
@@ -50,39 +50,31 @@ def _hang(connection: socket.socket) -> None:
         pass
 
 
-def _drip(connection: socket.socket) -> None:
-    """Answer a byte a second: no read of it times out, the whole does."""
-    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"." * 1000
-    for byte in answer[: int(HOLD_SECONDS)]:
-        connection.sendall(bytes([byte]))
-        time.sleep(1)
-
-
 def _reset(connection: socket.socket) -> None:
     """Close with a TCP reset: a socket that lingers for 0 s throws away what is on its way."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
     connection.close()
 
 
-def _half(connection: socket.socket) -> None:
-    """Promise more than comes."""
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nonly half of")
+def _sending(first: str, again: bytes = b"", pause: float = 0.0) -> Callable[[socket.socket], None]:
+    """Send `first`, then `again` and again, with so many seconds between."""
+
+    def send(connection: socket.socket) -> None:
+        connection.settimeout(HOLD_SECONDS)
+        connection.sendall(f"HTTP/1.1 {first}".encode())
+        end = time.monotonic() + HOLD_SECONDS
+        while again and time.monotonic() < end:
+            connection.sendall(again)
+            time.sleep(pause)
+
+    return send
 
 
-def _endless(connection: socket.socket) -> None:
-    """A body without end."""
-    connection.settimeout(HOLD_SECONDS)
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\n")
-    end = time.monotonic() + HOLD_SECONDS
-    while time.monotonic() < end:
-        connection.sendall(b"and so on " * 1_000)
-
-
-BEHAVIOUR: dict[str, Callable[[], Answer]] = {
-    "hang": lambda: Answer(takeover=_hang),
-    "drip": lambda: Answer(takeover=_drip),
-    "reset": lambda: Answer(takeover=_reset),
-    "half": lambda: Answer(takeover=_half),
-    "endless": lambda: Answer(takeover=_endless),
-    "redirect": lambda: Answer(302, None, {"Location": "/somewhere-else"}),
+BEHAVIOUR: dict[str, Callable[[socket.socket], None]] = {
+    "hang": _hang,
+    "drip": _sending("200 OK\r\nContent-Length: 1000\r\n\r\n", b".", 1.0),  # no read of it times out, the whole does
+    "reset": _reset,
+    "half": _sending("200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nonly half of"),
+    "endless": _sending("200 OK\r\n\r\n", b"and so on " * 1_000),
+    "redirect": _sending("302 Found\r\nLocation: /somewhere-else\r\nContent-Length: 0\r\n\r\n"),
 }

@@ -6,11 +6,11 @@ import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from terminal import printable
 
-EVENT_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+T = TypeVar("T")
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,82 +23,58 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {printable(message)}; see --help\n")
 
 
-def port_number(text: str) -> int:
-    """A port; 0 lets the system choose a free one."""
-    if not (text.isascii() and text.isdigit() and int(text) <= 65_535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port, expected a number from 0 to 65535")
-    return int(text)
+def matching(pattern: str, mistake: str, convert: Callable[[str], T]) -> Callable[[str], T]:
+    """A type for text that matches the whole pattern. The mistake is a sentence, with the text in place of `{!r}`."""
 
+    def check(text: str) -> T:
+        if re.fullmatch(pattern, text):
+            return convert(text)
+        raise argparse.ArgumentTypeError(mistake.format(text))
 
-def host_name(text: str) -> str:
-    """A host to listen on. An empty one would mean all of them."""
-    if not text:
-        raise argparse.ArgumentTypeError("the host is empty, expected a name or an address such as 127.0.0.1")
-    return text
+    return check
 
 
 def web_url(example: str, variable: str = "", query: bool = True) -> Callable[[str], str]:
-    """An http or https URL such as `example`; it may come from an environment variable."""
+    """An http or https URL such as `example`; it may come from an environment variable, and is never shown."""
     path, no = ("[/?][^#]*", "credentials or fragment") if query else ("/[^#?]*", "credentials, query or fragment")
-    pattern = re.compile(rf"(?ai)(?=[!-~]*\Z)https?://(?:[\w.-]+|\[[\da-f:.]+\])(?::(\d{{1,5}}))?(?:{path})?")
-
-    def check(text: str) -> str:
-        match = pattern.fullmatch(text)
-        if match and 0 < int(match[1] or 80) <= 65_535:
-            return text
-        rule = f"an absolute http or https URL in visible ASCII, without {no}, such as {example}"
-        raise argparse.ArgumentTypeError(f"the value{variable and f' (here or in {variable})'} is not {rule}")
-
-    return check
+    pattern = rf"(?ai)(?=[!-~]*\Z)https?://(?:[\w.-]+|\[[\da-f:.]+\])(?::0*(?!0){PORT})?(?:{path})?"
+    here = f" (here or in {variable})" if variable else ""
+    rule = f"an absolute http or https URL in visible ASCII, without {no}, such as {example}"
+    return matching(pattern, f"the value{here} is not {rule}", str)
 
 
 def credential(variable: str) -> Callable[[str], str]:
-    """A secret or a token, never shown; it may come from an environment variable."""
+    """A secret or a token in visible ASCII, never shown; it may come from an environment variable."""
+    problem = "is empty, has a blank at an end, or characters that are not visible ASCII"
+    advice = "to have none, leave it out or unset the variable"
+    return matching("[!-~](?:[ -~]*[!-~])?", f"the value (here or in {variable}) {problem}; {advice}", str)
 
-    def check(text: str) -> str:
-        if re.fullmatch(r"[!-~](?:[ -~]*[!-~])?", text):
-            return text
-        why = "has a blank at an end, or characters that are not visible ASCII" if text else "is empty"
-        raise argparse.ArgumentTypeError(
-            f"the value (here or in {variable}) {why}; to have none, leave it out or unset the variable"
-        )
 
-    return check
+PORT = "(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # up to 65535
+port_number = matching(PORT, "{!r} is not a port, expected a number from 0 to 65535", int)  # 0: any that is free
+thread_count = matching("[1-9]|[1-5][0-9]|6[0-4]", "{!r} is not a number from 1 to 64", int)
+host_name = matching("(?s).+", "the host is empty, expected a name or an address such as 127.0.0.1", str)  # "" is all
+store_path = matching(r"(?s)(?!.*\.secrets\.json\Z).*[^/\\]\.json", "{!r} is not a name like webhooks.json", Path)
+event_name = matching(
+    r"(?!ping\Z)[A-Za-z0-9_.-]{1,100}",
+    "{!r} is no event type, expected letters, digits, _ . - (and not ping, which is what GET /ping sends)",
+    str,
+)
+
+
+def event_names(text: str) -> tuple[str, ...]:
+    return tuple(event_name(name.strip()) for name in text.split(","))
 
 
 def seconds(text: str) -> float:
     try:
-        number = float(text)
+        if 0 < float(text) <= 86_400:
+            return float(text)
     except ValueError:
-        number = 0.0
-    if not 0 < number <= 86_400:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds up to a day")
-    return number
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds up to a day")
 
 
 def schedule(text: str) -> tuple[float, ...]:
     """Seconds between attempts, comma-separated; none at all for one attempt only."""
     return tuple(seconds(item) for item in text.split(",")) if text else ()
-
-
-def event_names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(","))
-    for name in names:
-        if name == "ping":
-            raise argparse.ArgumentTypeError(f"{name} is what GET /ping sends, expected another name")
-        if not EVENT_NAME.fullmatch(name):
-            raise argparse.ArgumentTypeError(f"{name!r} is no event type, expected letters, digits, _ . -")
-    return names
-
-
-def store_path(text: str) -> Path:
-    path = Path(text)
-    if path.suffix != ".json" or path.stem.endswith(".secrets"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a name like webhooks.json")
-    return path
-
-
-def thread_count(text: str) -> int:
-    if not re.fullmatch("[1-9][0-9]?", text) or int(text) > 64:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 64")
-    return int(text)

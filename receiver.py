@@ -18,7 +18,6 @@ import argparse
 import base64
 import json
 import os
-import queue
 import secrets
 import threading
 import time
@@ -35,7 +34,6 @@ from wire import Answer, Problem, Request
 
 PATH = "/webhook-receiver"
 SEEN = 10_000  # webhook-ids to remember; a sender's retries come within three days
-PING_BACKS = 100  # that wait for their turn
 
 
 def handle(event: str, data: Any) -> None:
@@ -47,7 +45,7 @@ def handle(event: str, data: Any) -> None:
 
 
 class Receiver:
-    """The route and what it answers. `secret` empty: signatures are not verified.
+    """The route and what it answers. Without a `secret` signatures are not verified.
 
     `clock` gives seconds since 1970, `say` prints lines together, `confirm` is called after a ping has been answered.
     """
@@ -81,9 +79,8 @@ class Receiver:
         if answer.takeover or not 200 <= answer.status < 300:
             self._say(line, *asked)
             return answer
-        message_id, event = request.headers.get("webhook-id", ""), None
-        if isinstance(payload, dict):
-            event = payload.get("event")
+        message_id = request.headers.get("webhook-id", "")
+        event = payload.get("event") if isinstance(payload, dict) else None
         with self._lock:  # two requests with one webhook-id, even at the same time, are one message
             new = message_id not in self._seen
             self._say(line if new else f"{line} (duplicate: {message_id} was acknowledged before)", *asked)
@@ -125,30 +122,21 @@ class Receiver:
             self._confirm()
 
 
-# --- confirming pings -----------------------------------------------------------------------------------------
-
-
 def ping_back(exposee: str, url: str, say: Callable[..., None]) -> Callable[[], None]:
-    """A function that has a thread tell the exposee that a ping has arrived at `url`, and returns at once."""
-    waiting: queue.Queue[None] = queue.Queue(PING_BACKS)
+    """A function that has a thread tell the exposee that a ping has arrived at `url`, and returns at once.
+
+    Pings that arrive while the thread is busy are confirmed together: the exposee confirms its newest one.
+    """
+    pinged = threading.Event()
 
     def work() -> None:
-        while True:
-            waiting.get()
+        while pinged.wait():
+            pinged.clear()
             status, text = send("POST", f"{exposee.rstrip('/')}/webhooks/ping-back", {"url": url})
             say(f"Ping-back Response: {status} {text}" if status else f"Ping-back failed: {text} ({exposee})")
 
-    def confirm() -> None:
-        try:
-            waiting.put_nowait(None)
-        except queue.Full:
-            say(f"Ping-back left out: {PING_BACKS} others are waiting")
-
     threading.Thread(target=work, name="ping-back", daemon=True).start()
-    return confirm
-
-
-# --- the command line -----------------------------------------------------------------------------------------
+    return pinged.set
 
 
 class NewSecret(argparse.Action):
@@ -159,15 +147,6 @@ class NewSecret(argparse.Action):
         parser.exit()
 
 
-def secret(text: str) -> str:
-    """An option's type: any text for GitHub's dialect, or a right whsec_ one."""
-    options.credential("WEBHOOK_SECRET")(text)
-    if text.startswith("whsec_") and key_of(text) is None:
-        what = "is not whsec_ and base64 of 24 to 64 bytes; make one with --new-secret"
-        raise argparse.ArgumentTypeError(f"the value (here or in WEBHOOK_SECRET) {what}")
-    return text
-
-
 def parser() -> argparse.ArgumentParser:
     parser = options.Parser("Receive webhooks, print them, answer 204.")
     add = parser.add_argument
@@ -175,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     add("--host", type=options.host_name, default="127.0.0.1", help=network)
     add("--port", type=options.port_number, default=8080, help="port to listen on (default: %(default)s)")
     hidden = "whsec_..., to verify signatures, or WEBHOOK_SECRET (hidden from `ps`)"
-    add("--secret", type=secret, default=os.environ.get("WEBHOOK_SECRET"), help=hidden)
+    add("--secret", type=options.credential("WEBHOOK_SECRET"), default=os.environ.get("WEBHOOK_SECRET"), help=hidden)
     exposee, ours = options.web_url("http://localhost:3000", query=False), f"http://localhost:8080{PATH}"
     add("--ping-back", type=exposee, metavar="EXPOSEE_URL", help="confirm each ping there; needs --url")
     add("--url", type=options.web_url(ours), help="our URL as it was registered, for --ping-back")
@@ -189,6 +168,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser().parse_args(argv)
     if bool(chosen.ping_back) != bool(chosen.url):
         return terminal.fail("--ping-back EXPOSEE_URL and --url MY_PUBLIC_URL go together", 2)
+    if chosen.secret and chosen.secret.startswith("whsec_") and not key_of(chosen.secret):
+        wrong = "--secret (or WEBHOOK_SECRET) is not whsec_ and base64 of 24 to 64 bytes; make one with --new-secret"
+        return terminal.fail(wrong, 2)
     printer = terminal.Printer()  # a slow terminal holds up no delivery
     confirm = ping_back(chosen.ping_back, chosen.url, printer.say) if chosen.url else None
     receiver = Receiver(chosen.secret or "", confirm=confirm, say=printer.say)

@@ -16,7 +16,6 @@ import http.client
 import json
 import os
 import socket
-import ssl
 import sys
 import urllib.request
 from collections.abc import Sequence
@@ -26,31 +25,30 @@ import options
 
 SECONDS = 15.0  # of silence from the exposee; GET /ping waits up to 5 s for the receivers
 MAX_ANSWER = 1_048_576  # bytes; the size is the exposee's claim
-HINTS: list[tuple[type[Exception], str]] = [
-    (ConnectionRefusedError, "connection refused: start the exposee, or check --exposee"),
-    (socket.gaierror, "the host name was not found: check --exposee"),
-    (ssl.SSLCertVerificationError, "the TLS certificate does not verify: check the host name"),
-    (TimeoutError, f"no answer within {SECONDS:.0f} s: check the port and the tunnel"),
-    (ConnectionError, "the connection was closed without an answer: check the port and the tunnel"),
-    (http.client.HTTPException, "the answer is not HTTP/1.x: check the port"),
-]
-FIELDS = {"Bypass-Tunnel-Reminder": "1", "User-Agent": "integrator/1.0", "Accept": "application/json"}
+FIELDS = {"Bypass-Tunnel-Reminder": "1", "User-Agent": "integrator/1.0"}
 OPENER = urllib.request.OpenerDirector()  # urlopen would follow redirects, open files and obey proxy variables
 OPENER.add_handler(urllib.request.HTTPHandler())
 OPENER.add_handler(urllib.request.HTTPSHandler())
+HINTS: list[tuple[type[Exception], str]] = [
+    (ConnectionRefusedError, "connection refused: start the exposee, or check --exposee"),
+    (socket.gaierror, "the host name was not found: check --exposee"),
+    (TimeoutError, "no answer within {SECONDS:.0f} s: check the port and the tunnel"),
+    (ConnectionError, "the connection was closed without an answer: check the port and the tunnel"),
+    (http.client.HTTPException, "the answer is not HTTP/1.x: check the port"),
+    (Exception, "{error}: check --exposee"),
+]
 
 
 def calls(chosen: argparse.Namespace) -> list[tuple[str, str, str, Any]]:
     """What the options ask for: (title, method, path, body) of each request."""
-    url, events = chosen.url, chosen.events
+    url, events = chosen.url, [name.strip() for name in chosen.events.split(",")]
     secret = {"secret": chosen.secret} if chosen.secret else {}
-    if chosen.unregister:
-        bodies = [{"url": url, "event": event, **secret} for event in events]
-        return [("Unregister", "DELETE", "/webhooks/unregister", body) for body in bodies]
     if chosen.ping:
         return [("Ping", "GET", "/ping", None)]
     if chosen.ping_back:
         return [("Ping-back", "POST", "/webhooks/ping-back", {"url": url})]
+    if chosen.unregister:
+        return [("Unregister", "DELETE", "/webhooks/unregister", {"url": url, "event": e, **secret}) for e in events]
     return [("Register", "POST", "/webhooks/register", {"url": url, "event_types": events, **secret})]
 
 
@@ -59,44 +57,40 @@ def send(method: str, url: str, body: Any, raw: bool = False) -> tuple[int, str]
     kind = {} if body is None else {"Content-Type": "application/json"}
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {**kind, **FIELDS}, method=method)
-    head, answer = "", b""
+    response, answer = None, b""
     try:
         with OPENER.open(request, timeout=SECONDS) as response:
-            fields = [f"{name}: {value}" for name, value in response.headers.items()]
-            head = "\r\n".join([f"HTTP/1.1 {response.status} {response.reason}", *fields, "", ""])
             answer = response.read(MAX_ANSWER + 1)
         if len(answer) > MAX_ANSWER:
-            return 0, f"the answer is longer than {MAX_ANSWER:,} bytes: check that an exposee listens there"
-        if response.length:
-            return 0, f"the answer was cut off, {response.length:,} bytes are missing: try again"
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", error)  # of a URLError
-        return 0, next((hint for kind, hint in HINTS if isinstance(reason, kind)), f"{reason}: check --exposee")
+            reason = f"the answer is longer than {MAX_ANSWER:,} bytes: check that an exposee listens there"
+        elif response.length:
+            reason = f"the answer was cut off, {response.length:,} bytes are missing: try again"
+        elif 300 <= response.status < 400 and "Location" in response.headers:
+            to = response.headers["Location"]
+            reason = f"answered {response.status}, it leads to {to}; give that URL to --exposee"
+        else:
+            return response.status, answer.decode("utf-8", "replace").strip()
+    except (OSError, http.client.HTTPException, ValueError) as failed:
+        error = getattr(failed, "reason", failed)  # of a URLError
+        reason = next(hint for kind, hint in HINTS if isinstance(error, kind)).format(error=error, SECONDS=SECONDS)
     finally:
         if raw:
-            show(request, head.encode("latin-1", "replace") + answer)
-    if 300 <= response.status < 400 and "Location" in response.headers:
-        return 0, f"answered {response.status}, it leads to {response.headers['Location']}; give that URL to --exposee"
-    return response.status, answer.decode("utf-8", "replace").strip()
+            show(request, data or b"", response, answer)
+    return 0, f"{reason} ({url})"
 
 
-def show(request: urllib.request.Request, answer: bytes) -> None:
+def show(request: urllib.request.Request, data: bytes, response: Any, answer: bytes) -> None:
     """Print a transcript. urllib does not show the bytes it writes, but these are the same."""
-    fields = [f"{name.title()}: {value}" for name, value in request.header_items()]
-    lines = [f"{request.method} {request.selector} HTTP/1.1", "Accept-Encoding: identity", *fields, "Connection: close"]
-    body = request.data if isinstance(request.data, bytes) else b""
-    answered = [("< ", answer, None)] if answer else []
+    asked = [f"{request.method} {request.selector} HTTP/1.1", "Accept-Encoding: identity"]
+    asked += [f"{name.title()}: {value}" for name, value in request.header_items()]
+    messages = [("> ", "\r\n".join([*asked, "Connection: close", "", ""]).encode() + data, None)]
+    if response:
+        head = [f"HTTP/{response.version / 10} {response.status} {response.reason}"]
+        head += [f"{name}: {value}" for name, value in response.headers.items()]
+        messages.append(("< ", "\r\n".join([*head, "", ""]).encode("latin-1", "replace") + answer, None))
     printer = terminal.Printer()
-    printer.show(
-        f"--- {request.method} {request.full_url}",
-        ("> ", "\r\n".join([*lines, "", ""]).encode() + body, None),
-        *answered,
-    )
+    printer.show(f"--- {request.method} {request.full_url}", *messages)
     printer.close()
-
-
-def event_names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -107,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
     theirs, mine = env.get("EXPOSEE_URL") or theirs, env.get("WEBHOOK_URL") or mine
     add("--exposee", type=exposee, default=theirs, help="the exposee's URL, or EXPOSEE_URL (default: %(default)s)")
     add("--url", type=receiver, default=mine, help="the receiver's URL, or WEBHOOK_URL (default: %(default)s)")
-    add("--events", type=event_names, default="payment_received", help="comma-separated (default: %(default)s)")
+    add("--events", default="payment_received", help="event types, comma-separated (default: %(default)s)")
     secret, hidden = options.credential("WEBHOOK_SECRET"), "to sign deliveries, or WEBHOOK_SECRET (hidden from `ps`)"
     add("--secret", type=secret, default=env.get("WEBHOOK_SECRET"), help=hidden)
     what = parser.add_mutually_exclusive_group()
@@ -122,8 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Send the requests, one after the other; 1 if one of them failed."""
     chosen, code = parser().parse_args(argv), 0
     for title, method, path, body in calls(chosen):
-        url = chosen.exposee.rstrip("/") + path
-        status, text = send(method, url, body, chosen.raw)
+        status, text = send(method, chosen.exposee.rstrip("/") + path, body, chosen.raw)
         if 200 <= status < 300:
             terminal.say(f"{title} Response: {status} {text}")
             continue
@@ -132,8 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (ValueError, TypeError, KeyError, RecursionError):
             text = text[:200]
         what = f"Unregister of {body['event']}" if title == "Unregister" else title.replace("Register", "Registration")
-        why = f"{status} {text}" if status else f"{text} ({url})"
-        terminal.say(f"{what} failed: {why}", stream=sys.stderr)
+        terminal.say(f"{what} failed: {status} {text}" if status else f"{what} failed: {text}", stream=sys.stderr)
         code = 1
         if not status:
             break  # the next request would meet the same

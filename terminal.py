@@ -1,4 +1,4 @@
-"""What programs print and what their command lines take. Two dangers lie between a server and its terminal.
+"""What programs print. Two dangers lie between a server and its terminal.
 
 A terminal obeys control characters, and strangers choose many of the bytes we show: all is made printable first. And
 it can be slow, or stopped with Ctrl-S: the `Printer` prints in a thread of its own, so that no other thread waits.
@@ -12,9 +12,8 @@ import re
 import signal
 import sys
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NoReturn, TextIO
 
 if sys.hexversion < 0x030A0000:  # here, because every program imports this module first
@@ -25,26 +24,16 @@ SHOWN_BODY, SHOWN_MESSAGE = 2_048, 32_768  # bytes that a transcript shows of a 
 QUEUED, QUEUED_BYTES = 1_000, 8_388_608  # items and bytes that wait for the terminal; the rest is counted and left out
 BATCH, PAUSE = 100, 0.05  # items printed at once, and the seconds after that: a line at a time, accepting events takes
 # a tenth longer, and without the pause a burst of 5,000 deliveries takes 1.7 times as long with --raw
+COLOURS = {"> ": "\033[36m%s\033[0m", "< ": "\033[33m%s\033[0m"}
 
 SECRET = re.compile(
-    rb'("secret"\s*:[\s\[]*")(?:[^"\\]|\\.)*|whsec(?:_|%5[Ff])[A-Za-z0-9+/=_%-]*'
-    rb"|(?im:^((?:proxy-)?authorization[ \t]*:[ \t]*)[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)",
-    re.DOTALL,
+    rb'(?s)("secret"\s*:[\s\[]*")(?:[^"\\]|\\.)*|whsec(?:_|%5[Ff])[A-Za-z0-9+/=_%-]*'
+    rb"|(?im:^((?:proxy-)?authorization[ \t]*:[ \t]*)[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)"
 )
-ESCAPE = re.compile(rb"\\(?:u00([2-7][0-9A-Fa-f])|(.))", re.DOTALL)
+ESCAPE = re.compile(rb"(?s)\\(?:u00(?!22|5[Cc])([2-7][0-9A-Fa-f])|(/)|.)")  # JSON's, of visible ASCII but \" and \\
 CHUNK_SIZE = re.compile(rb"\r\n[0-9A-Fa-f]+(?:[ \t;][^\r\n]*)?\r\n")
 
 Line = tuple[str, str]  # what stands before the text ("> ", "< " or nothing), and the text
-
-
-def _stop(*_: object) -> NoReturn:
-    with contextlib.suppress(OSError):
-        os.write(1, b"Stopped\n")
-    os._exit(0)
-
-
-# For a Ctrl-C while a program is still importing; `run` follows.
-sys.excepthook = lambda kind, *rest: _stop() if kind is KeyboardInterrupt else sys.__excepthook__(kind, *rest)
 
 
 def run(main: Callable[[], int]) -> NoReturn:
@@ -64,15 +53,24 @@ def run(main: Callable[[], int]) -> NoReturn:
     os._exit(code if isinstance(code, int) else 0)
 
 
+def _stop(*_: object) -> NoReturn:
+    with contextlib.suppress(OSError):
+        os.write(1, b"Stopped\n")
+    os._exit(0)
+
+
+# For a Ctrl-C while a program is still importing; `run` follows.
+sys.excepthook = lambda kind, *rest: _stop() if kind is KeyboardInterrupt else sys.__excepthook__(kind, *rest)
+
+
 def set_up() -> None:
     """Make the standard streams fit for servers: a line at a time, never a UnicodeEncodeError, and never closed."""
     while os.open(os.devnull, os.O_RDWR) <= 2:
         pass  # after `>&-` the next file or socket would become stdout
     sys.stdout, sys.stderr = sys.stdout or os.fdopen(1, "w"), sys.stderr or os.fdopen(2, "w")
     for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)  # absent when a test has replaced the stream
-        if reconfigure:
-            reconfigure(line_buffering=True, errors="backslashreplace")
+        if hasattr(stream, "reconfigure"):  # not when a test has replaced the stream
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
 
 
 def printable(text: str) -> str:
@@ -96,15 +94,9 @@ def fail(problem: object, code: int) -> int:
 
 def masked(data: bytes) -> bytes:
     """`data` with the values of secrets and Authorization fields replaced by ***, escaped as JSON may or not."""
-    plain = ESCAPE.sub(_unescaped, data)
+    plain = ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()) if match[1] else match[2] or match[0], data)
     hidden = SECRET.sub(lambda match: (match[1] or match[2] or b"") + b"***", plain)
     return data if hidden == plain else hidden
-
-
-def _unescaped(match: re.Match[bytes]) -> bytes:
-    """The character that a JSON escape stands for, if it is visible ASCII and needs no escape."""
-    character = bytes([int(match[1], 16)]) if match[1] else match[2]
-    return match[0] if character in b'"\\' or not (match[1] or character == b"/") else character
 
 
 def transcript(mark: str, data: bytes, length: int | None = None) -> list[Line]:
@@ -113,14 +105,13 @@ def transcript(mark: str, data: bytes, length: int | None = None) -> list[Line]:
     `length` is what the whole message had when `data` is only its beginning. Bytes that are not text become escapes.
     """
     head, blank, body = data.partition(b"\r\n\r\n")
-    hidden = (len(data) if length is None else length) - len(data) + max(0, len(body) - SHOWN_BODY)
-    lines = [line.decode("latin-1") for line in masked(head).split(b"\r\n")] + ([""] if blank else [])
-    whole = CHUNK_SIZE.sub(b"", b"\r\n" + body)
-    if CHUNK_SIZE.match(b"\r\n" + body) and masked(whole) != whole:
+    lines = masked(head).decode("latin-1").split("\r\n") + [""] * bool(blank)
+    joined = CHUNK_SIZE.sub(b"", b"\r\n" + body)
+    if CHUNK_SIZE.match(b"\r\n" + body) and masked(joined) != joined:
         lines.append("... a secret in chunks, not shown")
     elif body:
         lines += masked(body[:SHOWN_BODY]).decode("utf-8", "backslashreplace").rstrip("\n").split("\n")
-    if hidden:
+    if hidden := (length or len(data)) - len(data) + len(body[SHOWN_BODY:]):
         lines.append(f"... {hidden:,} more bytes")
     return [(mark, printable(line.rstrip("\r"))) for line in lines]
 
@@ -130,11 +121,11 @@ class Printer:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
-        self._colour = self._stream.isatty() and "NO_COLOR" not in os.environ  # no-color.org
-        self._changed = threading.Condition()  # guards the four below
-        self._items: deque[tuple[int, Callable[[], Iterable[Line]]]] = deque()  # bytes, and what makes the lines
-        self._size = self._left_out = 0  # bytes of the items; items that found the queue full
-        self._closed = False
+        self._colours = COLOURS if self._stream.isatty() and "NO_COLOR" not in os.environ else {}  # no-color.org
+        self._changed = threading.Condition()  # guards the three below
+        self._items: deque[tuple[int, Callable[[], list[Line]]]] = deque()  # bytes, and what makes the lines
+        self._size = self._left_out = 0  # bytes of the items, those being printed too; items that found no room
+        self._closed = threading.Event()  # from then on there is room for all
         self._thread = threading.Thread(target=self._run, name="printer", daemon=True)
         self._thread.start()
 
@@ -144,48 +135,44 @@ class Printer:
 
     def show(self, title: str, *messages: tuple[str, bytes, int | None]) -> None:
         """Print an exchange: a title, then each (mark, first bytes, length in all) as a transcript."""
-        cut = [(mark, data[:SHOWN_MESSAGE], len(data) if n is None else n) for mark, data, n in messages]
+        cut = [(mark, data[:SHOWN_MESSAGE], length or len(data)) for mark, data, length in messages]
         size = sum(len(data) for _, data, _ in cut)
         self._put(size, lambda: [("", printable(title)), *(line for m in cut for line in transcript(*m)), ("", "")])
 
     def close(self, *lines: str) -> None:
         """Print what waits, and then these last lines, for a second at most."""
         with self._changed:
-            self._closed = True  # from now on the queue takes everything
-            self.say(*self._gap(), *lines)
+            self._closed.set()
+            self.say(*lines)
         self._thread.join(1)
 
-    def _put(self, size: int, lines: Callable[[], Iterable[Line]]) -> None:
+    def _put(self, size: int, lines: Callable[[], list[Line]]) -> None:
         with self._changed:
-            if self._closed or len(self._items) < QUEUED and self._size < QUEUED_BYTES:
-                self._items.append((size, lines))
-                self._size += size
-                self._changed.notify()
-            else:
+            if not self._closed.is_set() and (len(self._items) >= QUEUED or self._size >= QUEUED_BYTES):
                 self._left_out += 1
+                if self._left_out > 1:
+                    return
+                size, lines = 0, self._gap  # stands where the lines are missing
+            self._items.append((size, lines))
+            self._size += size
+            self._changed.notify()
 
-    def _gap(self) -> list[str]:
-        count, self._left_out = self._left_out, 0
-        return [f"... {count:,} more lines came faster than they could be printed"] if count else []
+    def _gap(self) -> list[Line]:
+        with self._changed:
+            count, self._left_out = self._left_out, 0
+        return [("", f"... {count:,} more lines came faster than they could be printed")]
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._items or self._closed)
-                if not self._items:
-                    return
+                self._changed.wait_for(lambda: self._items or self._closed.is_set())
                 items = [self._items.popleft() for _ in range(min(BATCH, len(self._items)))]
+            if not items:
+                return
+            lines = [self._colours.get(mark, "%s") % (mark + text) for _, make in items for mark, text in make()]
+            with contextlib.suppress(OSError, ValueError):  # the terminal is gone, as after `| head`: a server works on
+                self._stream.write("\n".join([*lines, ""]))
+                self._stream.flush()
+            with self._changed:
                 self._size -= sum(size for size, _ in items)
-                gap = [] if self._items else self._gap()
-            self._print([*(line for _, lines in items for line in lines()), *(("", line) for line in gap)])
-            if not self._closed:
-                time.sleep(PAUSE)
-
-    def _print(self, lines: list[Line]) -> None:
-        with contextlib.suppress(OSError, ValueError):  # the terminal is gone, as after `| head`: a server works on
-            self._stream.write("".join(self._coloured(mark, text) for mark, text in lines))
-            self._stream.flush()
-
-    def _coloured(self, mark: str, text: str) -> str:
-        colour = {"> ": "\033[36m", "< ": "\033[33m"}.get(mark) if self._colour else None
-        return f"{colour}{mark}{text}\033[0m\n" if colour else f"{mark}{text}\n"
+            self._closed.wait(PAUSE)

@@ -7,19 +7,15 @@ GitHub: `sha256=` and hex(HMAC-SHA256(secret as text, body)). Always over the ra
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
-import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 TOLERANCE = 300  # seconds that a timestamp may be off (Standard Webhooks); an older request may be a replay
 KEY_BYTES = range(24, 65)  # of a key (Standard Webhooks)
-MAX_REWRITTEN, MAX_DEPTH = 16_384, 64  # bytes and levels of a body that is written again to explain a failure: a
-# forged body of 1 MiB, or of 900 levels, costs more than its sender
-LEVEL = {91: 1, 123: 1, 93: -1, 125: -1}  # what the brackets and braces of a body add to its depth
+MAX_REWRITTEN = 16_384  # bytes of a body that is written again to explain a failure: a forged one of 1 MiB cost seconds
 
 
 class Check(NamedTuple):
@@ -35,14 +31,12 @@ def verify(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> 
     No signature may be wrong. With a whsec_ secret, webhook-signature is required: GitHub's covers neither time nor
     id, so it would let a replay pass. A malformed header does not verify; it never raises.
     """
-    bad = []
-    if "webhook-signature" in headers:
-        bad += _standard(secret, headers, body, now)
-    if "x-hub-signature-256" in headers:
-        bad += _github(secret, headers["x-hub-signature-256"], body)
-    elif "webhook-signature" not in headers:
-        bad = ["there is no webhook-signature and no X-Hub-Signature-256: was it sent by the exposee?"]
-    if not bad and secret.startswith("whsec_") and "webhook-signature" not in headers:
+    standard, github = headers.get("webhook-signature"), headers.get("x-hub-signature-256")
+    if standard is None and github is None:
+        return Check(False, ["there is no webhook-signature and no X-Hub-Signature-256: was it sent by the exposee?"])
+    bad = [] if standard is None else _standard(secret, standard, headers, body, now)
+    bad += [] if github is None else _github(secret, github, body)
+    if not bad and standard is None and secret.startswith("whsec_"):
         bad = ["X-Hub-Signature-256 is right, but webhook-signature is missing, and with it the time: a replay?"]
     return Check(not bad, bad or ["signature verified"])
 
@@ -57,7 +51,7 @@ def key_of(secret: str) -> bytes | None:
     return key if right else None
 
 
-def _standard(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> list[str]:
+def _standard(secret: str, header: str, headers: Mapping[str, str], body: bytes, now: float) -> list[str]:
     """What is wrong with webhook-signature, a list of `v1,...` with blanks between."""
     message_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     key, text = key_of(secret), secret.encode("utf-8", "surrogateescape")
@@ -66,10 +60,8 @@ def _standard(secret: str, headers: Mapping[str, str], body: bytes, now: float) 
     if not re.fullmatch("[0-9]{1,12}", timestamp) or not message_id:
         return ["webhook-signature: webhook-id or webhook-timestamp is missing or malformed"]
     prefix = f"{message_id}.{timestamp}.".encode("latin-1", "replace")
-    signed = prefix + body
-    expected, header = _base64(key, signed), headers["webhook-signature"]
-    given = [part[3:] for part in header.split(" ") if part.startswith("v1,")]
-    if any(_same(candidate, expected) for candidate in given):
+    signed, given = prefix + body, [part[3:] for part in header.split(" ") if part.startswith("v1,")]
+    if _among(given, expected := _base64(key, signed)):
         age = now - int(timestamp)
         late = f"webhook-signature is right, but {age:.0f} s old (±{TOLERANCE} allowed): a replay?"
         return [late] if abs(age) > TOLERANCE else []
@@ -79,73 +71,68 @@ def _standard(secret: str, headers: Mapping[str, str], body: bytes, now: float) 
         "hex was written where Standard Webhooks has base64": _hex(key, signed),
         "only the body was signed, as in GitHub's dialect": _base64(key, body),
         "it is GitHub's dialect: hex over the body, the secret as text": _hex(text, body),
-        **{why: _base64(key, prefix + form) for why, form in _rewritten(body).items()},
+        **_rewritten(body, lambda form: _base64(key, prefix + form)),
     }
     return [
         f"webhook-signature: signed were these {len(signed)} bytes: {signed[:200]!r}",
         f"with a key of {len(key)} bytes (the base64 after whsec_, decoded): {expected}",
         f"but it says: {header[:200]}" + ("" if given else " (no signature in it begins with v1,)"),
-        _known_mistake(mistakes, given, body),
+        _known(mistakes, given, body),
     ]
 
 
 def _github(secret: str, header: str, body: bytes) -> list[str]:
     """What is wrong with X-Hub-Signature-256."""
     key = secret.encode("utf-8", "surrogateescape")
-    expected = "sha256=" + _hex(key, body)
-    if _same(header, expected):
+    expected = _hex(key, body)
+    if _among([header], "sha256=" + expected):
         return []
     mistakes = {
-        "base64 was written where GitHub has hex": "sha256=" + _base64(key, body),
-        "the sender decoded the secret, which GitHub takes as text": "sha256=" + _hex(key_of(secret) or b"", body),
-        "sha256= is missing before it": expected.partition("=")[2],
-        **{why: "sha256=" + _hex(key, form) for why, form in _rewritten(body).items()},
+        "base64 was written where GitHub has hex": _base64(key, body),
+        "the sender decoded the secret, which GitHub takes as text": _hex(key_of(secret) or b"", body),
+        **_rewritten(body, lambda form: _hex(key, form)),
     }
+    mistakes = {why: "sha256=" + wrong for why, wrong in mistakes.items()} | {"sha256= is missing before it": expected}
     return [
         f"X-Hub-Signature-256: signed were the {len(body)} bytes of the body: {body[:200]!r}",
-        f"with a key of {len(key)} bytes (the secret as text): {expected}",
+        f"with a key of {len(key)} bytes (the secret as text): sha256={expected}",
         f"but it says: {header[:200]}",
-        _known_mistake(mistakes, [header], body),
+        _known(mistakes, [header], body),
     ]
 
 
-def _rewritten(body: bytes) -> dict[str, bytes]:
-    """The JSON forms that a small body may have had before a proxy, each with its explanation."""
-    if (
-        len(body) > MAX_REWRITTEN
-        or max(itertools.accumulate(LEVEL.get(byte, 0) for byte in body), default=0) > MAX_DEPTH
-    ):
-        return {}
+def _rewritten(body: bytes, sign: Callable[[bytes], str]) -> dict[str, str]:
+    """The signatures of the JSON forms that a small body may have had before a proxy, each with its explanation."""
     try:
-        value = json.loads(body)
+        value = json.loads(body if len(body) <= MAX_REWRITTEN else b"")
         forms = {
             "spaces left out": json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode(),
             "spaces put in": json.dumps(value, ensure_ascii=False).encode(),
             "keys sorted": json.dumps(value, separators=(",", ":"), sort_keys=True).encode(),
-            "indented": json.dumps(value, indent=2, ensure_ascii=False).encode(),
         }
     except (ValueError, RecursionError):  # not JSON, or half of a character, which cannot be written
         return {}
     why = "the body was parsed and written again on the way ({}): sign and verify the raw bytes"
-    return {why.format(how): form for how, form in forms.items()}
+    return {why.format(how): sign(form) for how, form in forms.items()}
 
 
-def _known_mistake(mistakes: Mapping[str, str], given: list[str], body: bytes) -> str:
+def _known(mistakes: Mapping[str, str], given: list[str], body: bytes) -> str:
     """The mistake that explains one of the given signatures."""
-    found = (why for why, wrong in mistakes.items() if any(_same(candidate, wrong) for candidate in given))
-    large = f" (a body over {MAX_REWRITTEN:,} bytes is not tried in other spellings)"
-    unknown = "no known mistake explains it: another secret, or another body" + large * (len(body) > MAX_REWRITTEN)
-    return "  " + next((f"known mistake: {why}" for why in found), unknown)
+    for why, wrong in mistakes.items():
+        if _among(given, wrong):
+            return f"  known mistake: {why}"
+    large = f" (a body over {MAX_REWRITTEN:,} bytes is not tried in other spellings)" * (len(body) > MAX_REWRITTEN)
+    return f"  no known mistake explains it: another secret, or another body{large}"
 
 
 def _base64(key: bytes, data: bytes) -> str:
-    return base64.b64encode(hmac.digest(key, data, hashlib.sha256)).decode()
+    return base64.b64encode(hmac.digest(key, data, "sha256")).decode()
 
 
 def _hex(key: bytes, data: bytes) -> str:
-    return hmac.digest(key, data, hashlib.sha256).hex()
+    return hmac.digest(key, data, "sha256").hex()
 
 
-def _same(given: str, expected: str) -> bool:
+def _among(given: list[str], digest: str) -> bool:
     """Compare in constant time; what is not ASCII is never the same (compare_digest would raise)."""
-    return hmac.compare_digest(given.encode("utf-8", "replace"), expected.encode())
+    return any(hmac.compare_digest(candidate.encode("utf-8", "replace"), digest.encode()) for candidate in given)

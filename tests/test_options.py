@@ -101,3 +101,14 @@ def test_right_values() -> None:
     assert event_names("a, b_1.c-D") == ("a", "b_1.c-D")
     assert store_path("folder/my.webhooks.json") == Path("folder/my.webhooks.json")
     assert (thread_count("1"), thread_count("64")) == (1, 64)
+
+
+@pytest.mark.parametrize("port", ["1", "080", "9999", "10000", "59999", "65535"])
+def test_a_url_has_a_port_that_there_is(port: str) -> None:
+    assert web_url("http://localhost")(f"http://h:{port}/") == f"http://h:{port}/"
+
+
+@pytest.mark.parametrize("port", ["", "0", "000", "65536", "65540", "65600", "66000", "70000", "100000", "-1"])
+def test_a_url_with_a_port_that_there_is_not_is_refused(port: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        web_url("http://localhost")(f"http://h:{port}/")

@@ -61,7 +61,6 @@ def test_what_the_specifications_sign_verifies(secret: str, body: bytes, headers
     [
         (SECRET, BODY, f"webhook-signature: {SIGNATURE}"),
         (SECRET, BODY.replace(b" ", b""), f"webhook-signature: {COMPACT_SIGNATURE}"),
-        (SECRET, GITHUB_BODY, f"X-Hub-Signature-256: sha256={hexadecimal(SECRET.encode(), GITHUB_BODY)}"),
     ],
 )
 def test_the_exposee_signs_as_the_specifications_do(secret: str, body: bytes, field: str) -> None:
@@ -140,7 +139,6 @@ MISTAKES: list[tuple[str, bytes, dict[str, str]]] = [
     ("spaces left out", BODY, standard(COMPACT_SIGNATURE)),
     ("spaces put in", BODY.replace(b" ", b""), standard(SIGNATURE)),
     ("keys sorted", SORTED, standard("v1," + signature(KEY, signed(b'{"a":{"c":"\\u00e9","d":[2]},"b":1}')))),
-    ("indented", BODY, standard("v1," + signature(KEY, signed(b'{\n  "test": 2432232314\n}')))),
     ("a replay", BODY, standard("v1," + signature(KEY, f"{ID}.{TIME - 301}.".encode() + BODY), TIME - 301)),
     ("another secret, or another body", BODY, standard("v1," + signature(b"another", signed(BODY)))),
     ("base64 was written", BODY, {"x-hub-signature-256": "sha256=" + signature(SECRET.encode(), BODY)}),
