@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 from browser import Browser, Console, Missing, find_programs
-from support import SECONDS, Listener, held
+from support import SECONDS, Listener, held, request
+
+from wire import Request
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 ROWS = "#list li"
@@ -81,6 +83,8 @@ def show(browser: Browser, console: Console) -> None:
 
 def test_register_trigger_and_redeliver_by_clicking(browser: Browser, console: Console, listener: Listener) -> None:
     show(browser, console)
+    browser.wait_for("document.querySelector('#register-box').open")  # once it knows that there is no webhook
+    browser.wait_for("document.querySelector('#register-event_types input')")
     browser.write("#register-url", listener.url())
     browser.click("#register-event_types input[value=payment_received]")
     browser.click("#register button.main")
@@ -219,11 +223,13 @@ def test_page_catches_up_after_a_dropped_connection(browser: Browser, console: C
 
 
 def test_page_comes_back_when_all_streams_were_taken(browser: Browser, console: Console) -> None:
-    watchers = [console.pair.office.watchers.watch() for _ in range(8)]
+    path = "/deliveries/stream"
+    asked = Request("GET", path, path, {}, {"host": "localhost"}, "localhost", "127.0.0.1", None)
+    streams = [console.pair.exposee.stream(asked) for _ in range(8)]
     browser.open(console.url)
     browser.wait_for_text("#connection", "trying again")
-    for watcher in watchers:
-        console.pair.office.watchers.unwatch(watcher)
+    for stream in streams:
+        stream.end(True)
     browser.wait_for_text("#connection", "live")
 
 
@@ -283,7 +289,9 @@ def test_page_runs_no_script_but_its_own(session: Browser, console: Console) -> 
 
 def test_signed_content_is_what_the_signature_is_over(browser: Browser, console: Console, listener: Listener) -> None:
     console.pair.register(listener.url(), "payment_received", secret=SECRET)
-    console.pair.trigger("payment_received", {"name": "Zoë → ©"}, Prefer="wait=5")
+    body = '{"event": "payment_received", "data": {"name": "Zoë → ©"}}'.encode()
+    with console.pair.client() as client:
+        assert client.ask(request("POST", "/trigger", body, Prefer="wait=5")).status == 200
     show(browser, console)
     browser.wait_for_text(f"{ROWS} .state", "delivered")
     browser.click(f"{ROWS} a")

@@ -35,6 +35,7 @@ from support import (
 
 from addresses import Guard
 from rules import Allowance
+from wire import MAX_BODY
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER_SECRET = "whsec_" + base64.b64encode(bytes(64)).decode()
@@ -352,6 +353,54 @@ def test_axios_registers_also_through_a_proxy(pair: Pair) -> None:
                 answer = client.ask(AXIOS % (origin + REGISTER.encode(), len(body), named, connection, body))
                 assert (answer.status, answer.json()) == (200, {"message": f"Webhook registered for: {A}"})
             assert client.closed()
+
+
+def trigger_raw(pair: Pair, body: str) -> Response:
+    with pair.client() as client:
+        return client.ask(request("POST", "/trigger", body.encode()))
+
+
+SPELLINGS = [
+    "99999999999999.99", "9007199254740993.0", "1E2", "-0", "-0.0", "1e-400", "[1e9,1e9,1E+9]", '"\\u00fc \\/"', "{ }",
+    '{"data":  {"b": 1,"a": 1.0}}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", SPELLINGS)
+def test_data_is_sent_as_it_is_spelled(pair: Pair, listener: Listener, data: str) -> None:
+    pair.register(listener.url(), A)
+    bodies = [f'{{"event":"{A}","data":{data}}}', f'{{ "x": {{"data": 1}}, "d\\u0061ta" :\n{data}\n, "event": "{A}" }}']
+    for body in bodies:
+        assert trigger_raw(pair, body).status == 202
+        assert body_of(listener.next()) == f'{{"event": "{A}", "data": {data}}}'.encode()
+
+
+def test_what_its_deliveries_would_have_too_much_of_is_refused_at_once(pair: Pair, listener: Listener) -> None:
+    """They have three blanks that a compact request lacks, and our own receiver takes no more than we do."""
+    pair.register(listener.url(), A)
+    body = f'{{"event":"{A}","data":"%s"}}'
+    longest = "x" * (MAX_BODY - len(body) + 2)
+    assert len(body % longest) == MAX_BODY
+    assert is_problem(trigger_raw(pair, body % longest), 413, "1,048,576 bytes")
+    assert trigger_raw(pair, body % longest[3:]).status == 202
+    assert len(body_of(listener.next())) == MAX_BODY
+
+
+def test_a_webhook_that_leads_to_our_own_trigger_ends_at_once_and_the_owner_is_told(pair: Pair) -> None:
+    pair.register(f"http://127.0.0.1:{pair.port}/trigger", A)
+    (delivery,) = pair.trigger(A, 1, Prefer="wait=5").json()["deliveries"]
+    assert (delivery["state"], delivery["status"]) == ("retrying", 508)
+    (attempt,) = pair.call("GET", f"/deliveries/{delivery['id']}").json()["attempts"]
+    assert "a webhook that leads to /trigger would never end" in attempt["response"]
+    assert len(pair.call("GET", "/deliveries").json()["deliveries"]) == 1
+    assert [line for line in pair.log if "508" in line and "unregister that URL" in line]
+
+
+def test_deliveries_of_any_exposee_are_refused_at_trigger_and_nothing_else_is(pair: Pair) -> None:
+    ours = {"Webhook_Id": "msg_1", "User_Agent": "Exposee/9.9"}
+    for more in ({}, TUNNEL):
+        assert is_problem(pair.trigger(A, 1, **ours, **more), 508, "would never end")
+    assert pair.trigger(A, 1, Webhook_Id="msg_1").status == pair.trigger(A, 1, User_Agent="Exposee/1.0").status == 202
 
 
 # --- deliveries -----------------------------------------------------------------------------------------------
@@ -736,6 +785,7 @@ def test_taken_port(tmp_path: Path, script: str) -> None:
         port = str(taken.getsockname()[1])
         line = fails(script, "--port", port, cwd=tmp_path)
         assert port in line and "--port" in line
+    assert list(tmp_path.iterdir()) == [], "a file was touched before the port was there"
 
 
 @pytest.mark.parametrize("store", ["file/webhooks.json", ".", "folder", "folder.json"])
@@ -758,6 +808,65 @@ def test_second_exposee_on_one_store(tmp_path: Path) -> None:
     with Program("exposee.py", "--port", "0", cwd=tmp_path) as first:
         assert first.port
         assert "webhooks.json" in fails("exposee.py", "--port", "0", cwd=tmp_path)
+
+
+def test_two_stores_in_one_folder_share_nothing(tmp_path: Path, listener: Listener) -> None:
+    listener.answer = b"HTTP/1.1 503 -\r\nContent-Length: 0\r\n\r\n"
+
+    def start(name: str) -> Program:
+        return Program("exposee.py", "--port", "0", "--store", f"{name}.json", cwd=tmp_path)
+
+    with start("a") as first:
+        caller = Caller(first.port)
+        caller.register(listener.url(), A, secret=SECRET)
+        assert caller.trigger(A, 1, Prefer="wait=5").json()["deliveries"][0]["state"] == "retrying"
+        with start("b") as second:
+            assert Caller(second.port).call("GET", "/webhooks").json() == {"webhooks": []}
+            assert Caller(second.port).call("GET", "/deliveries").json() == {"deliveries": []}
+            assert second.stop() == 0
+        assert first.stop() == 0
+    with start("b") as second, start("a") as first:
+        waiting = [Caller(it.port).call("GET", "/health").json()["waiting"] for it in (first, second)]
+    assert waiting == [1, 0]
+    assert not [line for it in (first, second) for line in it.lines if "warning" in line]
+    names = {path.name for path in tmp_path.iterdir()}
+    parts = {"json", "lock", "deliveries.jsonl"}
+    assert names == {f"{name}.{part}" for name in "ab" for part in parts} | {"a.secrets.json"}
+
+
+def test_what_waits_for_a_webhook_that_is_gone_is_told_and_kept_until_the_owner_decides(
+    tmp_path: Path, listener: Listener
+) -> None:
+    """webhooks.json was emptied by hand: that may have been a mistake."""
+    listener.answer = b"HTTP/1.1 503 -\r\nContent-Length: 0\r\n\r\n"
+    url = listener.url()
+    body = {"url": url, "event": A}
+    with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
+        caller = Caller(program.port)
+        caller.register(url, A)
+        for number in range(2):
+            caller.trigger(A, number, Prefer="wait=5")
+        assert program.stop() == 0
+    (tmp_path / "webhooks.json").write_text("[]")
+    for _ in range(2):  # a start alone decides nothing
+        with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
+            assert program.wait_for(f"warning: 2 waiting for {url}, which is not registered")
+            assert "Exposee on http" in program.lines[0]
+            caller = Caller(program.port)
+            answer = caller.call("DELETE", UNREGISTER, body, **TUNNEL)  # nor does a stranger
+            assert is_problem(answer, 404, "0 webhook(s) unregistered")
+            assert caller.call("GET", "/health").json()["waiting"] == 2
+            assert program.stop() == 0
+    with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
+        caller = Caller(program.port)
+        assert is_problem(caller.call("DELETE", UNREGISTER, body), 404, "0 webhook(s) unregistered")
+        program.process.kill()  # it is on the disk before the answer
+    with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
+        caller = Caller(program.port)
+        caller.register(url, A)
+        states = [it["state"] for it in caller.call("GET", "/deliveries").json()["deliveries"]]
+        assert states == ["cancelled"] * 2 and caller.call("GET", "/health").json()["waiting"] == 0
+        assert not [line for line in program.lines if "warning" in line]
 
 
 BAD_OPTIONS = (
