@@ -1,7 +1,7 @@
 """The registered webhooks, in webhooks.json, and their secrets in a file beside it, so that the first can be shown.
 
-A change is staged on a copy of the snapshot in memory; the copy is written; then it becomes the snapshot, in one
-assignment. So readers need no lock, and a change that the disk refuses was never in memory.
+Stage, write, swap: a change is made to a copy of the snapshot in memory; the copy is written; then it becomes the
+snapshot, in one assignment. So readers need no lock, and a change that the disk refuses was never in memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from itertools import chain, islice
 from pathlib import Path
 
-from durable import Fsync, GroupCommit, ReplacedFile, StoreError, lock
+from durable import Fsync, GroupCommit, StoreError, open_locked, opening, replacement, sync_directory
 from loading import read_secrets, read_webhooks
 
 MAX_WEBHOOKS = 200_000
@@ -32,41 +32,35 @@ class _Snapshot:
     """All webhooks and secrets at one moment. It changes while it is staged, and never after that."""
 
     def __init__(self, old: _Snapshot | None = None) -> None:
-        lines = old.lines if old else {}
-        self.lines: dict[str, dict[str, str]] = {event: lines[event].copy() for event in lines}  # by event type and URL
-        # By URL. Some URLs may have no webhook: typos of an edit, perhaps, so their secrets stay in the file.
-        self.secrets: dict[str, str] = old.secrets.copy() if old else {}
-        self.size: int = old.size if old else 3  # bytes of webhooks.json
-        self.new_lines = self.new_secrets = False  # whether they differ from those of `old`
+        self.lines: dict[str, dict[str, str]] = {}  # of webhooks.json, by event type and URL
+        self.secrets: dict[str, str] = {}  # by URL; one without a webhook stays: an edit may have a typo
+        self.size = 3  # bytes of webhooks.json
+        if old:
+            self.lines = {event: urls.copy() for event, urls in old.lines.items()}
+            self.secrets, self.size = old.secrets.copy(), old.size
 
     def has(self, url: str) -> bool:
         return any(url in urls for urls in self.lines.values())
 
+    def registered(self, url: str, event: str) -> bool:
+        return url in self.lines.get(event, ())
+
     def secret(self, url: str) -> str | None:
-        secret = self.secrets.get(url)
-        return secret if secret and self.has(url) else None
+        return self.secrets.get(url) if self.has(url) else None
 
     def count(self) -> int:
         return sum(map(len, self.lines.values()))
 
     def add(self, url: str, event: str) -> None:
         if not self.has(url):
-            self.set_secret(url, None)  # one that was left in the file is not for whoever registers the URL now
+            self.secrets.pop(url, None)  # one that was left in the file is not for whoever registers the URL now
         line = self.lines.setdefault(event, {})[url] = _line(url, event)
         self.size += len(line)
-        self.new_lines = True
 
     def remove(self, url: str, event: str) -> None:
         self.size -= len(self.lines[event].pop(url))
-        self.new_lines = True
         if not self.has(url):
-            self.set_secret(url, None)
-
-    def set_secret(self, url: str, secret: str | None) -> None:
-        if secret != self.secrets.get(url):
-            self.new_secrets = True
             self.secrets.pop(url, None)
-            self.secrets.update({url: secret} if secret else {})
 
     def pieces(self) -> Iterator[bytes]:
         """webhooks.json, 1,000 lines at a time: fresh memory for all in one would cost as much as the disk."""
@@ -75,6 +69,14 @@ class _Snapshot:
         while piece := "".join(islice(lines, 1_000)):
             yield piece.encode()
         yield b"\n]\n" if self.count() else b"]\n"
+
+
+def _line(url: str, event: str) -> str:
+    """An entry of webhooks.json after the first, which has no comma."""
+    return ",\n" + json.dumps({"url": url, "event": event})
+
+
+Change = Callable[[_Snapshot], int]  # how many webhooks it has added or removed; it raises before it changes anything
 
 
 class WebhookStore:
@@ -89,17 +91,30 @@ class WebhookStore:
     ) -> None:
         self.path = Path(os.path.realpath(path))  # a link stays a link, and all links to a file lead to one lock
         self._secrets_path = self.path.with_suffix(".secrets.json")
-        self._file = ReplacedFile(self.path, fsync)
-        self._secrets_file = ReplacedFile(self._secrets_path, fsync, mode=0o600)
-        self._changes = GroupCommit(self._write)
-        self._lock = lock(self.path)
-        try:
-            self._snapshot = self._load(check)
-        except BaseException as error:
-            os.close(self._lock)
-            if isinstance(error, OSError):
-                raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from None
-            raise
+        self._fsync = fsync
+        self._changes: GroupCommit[tuple[Change, Future[int]]] = GroupCommit(self._write)
+        self._stale = False  # whether a failed change has left something in the files
+        with opening(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = open_locked(self.path.with_suffix(".lock"), self.path)
+            try:
+                self._snapshot = self._load(check)
+            except BaseException:
+                os.close(self._lock)
+                raise
+
+    def _load(self, check: Callable[[str], str | None]) -> _Snapshot:
+        loaded = _Snapshot()
+        if not self.path.exists():
+            self._replace(self.path, loaded.pieces())
+            self._stale = False
+        for url, event in read_webhooks(self.path, check):
+            if not loaded.registered(url, event):
+                loaded.add(url, sys.intern(event))
+        if max(self.path.stat().st_size, loaded.size) > MAX_BYTES:
+            raise StoreError(f"{self.path} has more than {MAX_BYTES:,} bytes, the limit; name another --store")
+        loaded.secrets = read_secrets(self._secrets_path)
+        return loaded
 
     def webhooks(self) -> list[dict[str, str]]:
         """All webhooks, by event type, as in the file."""
@@ -115,7 +130,7 @@ class WebhookStore:
         return self._snapshot.has(url)
 
     def registered(self, url: str, event: str) -> bool:
-        return url in self._snapshot.lines.get(event, ())
+        return self._snapshot.registered(url, event)
 
     def secret(self, url: str) -> str | None:
         return self._snapshot.secret(url)
@@ -130,7 +145,7 @@ class WebhookStore:
         wanted = dict.fromkeys(events)
 
         def change(staged: _Snapshot) -> int:
-            missing = [event for event in wanted if url not in staged.lines.get(event, ())]
+            missing = [event for event in wanted if not staged.registered(url, event)]
             if missing or secret not in (None, staged.secret(url)):
                 permit(staged.secret(url))
             size = staged.size + sum(len(_line(url, event)) for event in missing)
@@ -139,7 +154,7 @@ class WebhookStore:
             for event in missing:
                 staged.add(url, event)
             if secret is not None:
-                staged.set_secret(url, secret)
+                staged.secrets[url] = secret
             return len(missing)
 
         self._change(change)
@@ -148,7 +163,7 @@ class WebhookStore:
         """Remove one webhook, and the secret with the last one of its URL; returns 0 if there is none."""
 
         def change(staged: _Snapshot) -> int:
-            if url not in staged.lines.get(event, ()):
+            if not staged.registered(url, event):
                 return 0
             permit(staged.secret(url))
             staged.remove(url, event)
@@ -168,38 +183,25 @@ class WebhookStore:
 
         return self._change(change)
 
-    def _change(self, change: Callable[[_Snapshot], int]) -> int:
+    def _change(self, change: Change) -> int:
         outcome: Future[int] = Future()
         self._changes.commit((change, outcome))
         return outcome.result()
 
-    def repair(self) -> None:
-        """Put back the files that a failed change has left on the disk, if the disk lets us; never raises."""
-        with self._changes.turn, contextlib.suppress(OSError):
-            if not self._changes.closed:
-                self._put_back()
-
-    def close(self) -> None:
-        """Let another process have the files."""
-        self.repair()
-        with self._changes.turn:
-            if not self._changes.closed:
-                self._changes.closed = True
-                os.close(self._lock)
-
     # The files; only the thread that has the turn of `_changes` writes them
 
-    def _write(self, group: list[tuple[Callable[[_Snapshot], int], Future[int]]]) -> None:
-        """Stage a group of changes, replace the files, swap the snapshot."""
+    def _write(self, group: list[tuple[Change, Future[int]]]) -> None:
+        """Stage a group of changes, write the files, swap the snapshot."""
         self._put_back()
-        staged = _Snapshot(self._snapshot)
+        staged, changed = _Snapshot(self._snapshot), 0
         for change, outcome in group:
             try:
-                outcome.set_result(change(staged))
-            except Exception as error:  # noqa: BLE001 - refused before it changed anything; the others go on
+                changed += (count := change(staged))
+                outcome.set_result(count)
+            except Exception as error:  # noqa: BLE001 - refused; the others go on
                 outcome.set_exception(error)
         try:
-            self._replace_files(self._snapshot, staged)
+            self._write_files(staged, changed > 0)
         except OSError as error:
             try:
                 self._put_back()
@@ -208,43 +210,42 @@ class WebhookStore:
             raise
         self._snapshot = staged
 
-    def _replace_files(self, old: _Snapshot, new: _Snapshot) -> None:
-        """Write what differs; a crash in between leaves no entry without its secret."""
-        needed = {url: old.secrets[url] for url in old.secrets if old.has(url)} if new.new_secrets else {}
-        between = {**needed, **new.secrets}
-        if new.new_secrets and between != old.secrets:
-            self._secrets_file.replace(_secrets_text(between))
-        if new.new_lines:
-            self._file.replace(new.pieces())
-        if new.new_secrets and between != new.secrets:
-            self._secrets_file.replace(_secrets_text(new.secrets))
-        self._file.replaced = self._secrets_file.replaced = False
+    def _write_files(self, new: _Snapshot, changed: bool) -> None:
+        """Write what differs; a crash in between leaves no entry without its secret, and none with another's."""
+        old = between = self._snapshot.secrets
+        if new.secrets != old:
+            between = {url: old[url] for url in old if self.has(url)} | new.secrets
+        if between != old:
+            self._write_secrets(between)
+        if changed:
+            self._replace(self.path, new.pieces())
+        if between != new.secrets:
+            self._write_secrets(new.secrets)
+        self._stale = False
 
     def _put_back(self) -> None:
-        """Write the snapshot to both files, if a failed change has replaced one of them."""
-        if self._file.replaced or self._secrets_file.replaced:
-            self._secrets_file.replace(_secrets_text(self._snapshot.secrets))
-            self._file.replace(self._snapshot.pieces())
-            self._file.replaced = self._secrets_file.replaced = False
+        """Write the snapshot to both files, if a failed change has left something in them."""
+        if self._stale:
+            self._write_secrets(self._snapshot.secrets)
+            self._replace(self.path, self._snapshot.pieces())
+            self._stale = False
 
-    def _load(self, check: Callable[[str], str | None]) -> _Snapshot:
-        loaded = _Snapshot()
-        if not self.path.exists():
-            self._file.replace(loaded.pieces())
-            self._file.replaced = False
-        for url, event in read_webhooks(self.path, check):
-            if url not in loaded.lines.get(event, ()):
-                loaded.add(url, sys.intern(event))
-        if max(self.path.stat().st_size, loaded.size) > MAX_BYTES:
-            raise StoreError(f"{self.path} has more than {MAX_BYTES:,} bytes, the limit; name another --store")
-        loaded.secrets = read_secrets(self._secrets_path)
-        return loaded
+    def _write_secrets(self, secrets: dict[str, str]) -> None:
+        self._replace(self._secrets_path, [json.dumps(secrets, separators=(",\n", ": ")).encode(), b"\n"], 0o600)
 
+    def _replace(self, path: Path, pieces: Iterable[bytes], mode: int = 0o666) -> None:
+        with replacement(path, pieces, self._fsync, mode):
+            self._stale = True
+        sync_directory(path, self._fsync)
 
-def _line(url: str, event: str) -> str:
-    """An entry of webhooks.json after the first, which has no comma."""
-    return ",\n" + json.dumps({"url": url, "event": event})
+    def repair(self) -> None:
+        """Put back the files that a failed change has left on the disk, if the disk lets us; never raises."""
+        with contextlib.suppress(OSError), self._changes.turn():
+            self._put_back()
 
-
-def _secrets_text(secrets: dict[str, str]) -> list[bytes]:
-    return [json.dumps(secrets, separators=(",\n", ": ")).encode(), b"\n"]
+    def close(self) -> None:
+        """Let another process have the files."""
+        self.repair()
+        with contextlib.suppress(OSError), self._changes.turn():
+            self._changes.closed = True
+            os.close(self._lock)
