@@ -17,6 +17,7 @@ recognise a repeated webhook-id).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import threading
@@ -367,6 +368,8 @@ class Dispatcher:
             self._finish(delivery, DELIVERED)
         else:
             self._failed(delivery, outcome)
+        if not self._store.has(delivery.url):  # unregistered meanwhile: let go of its endpoint, proven or not
+            self._endpoints.withdraw(delivery.url, ())
         self._changed(delivery)
         self._log_attempt(delivery, attempt)
         if self._show:
@@ -459,10 +462,12 @@ class Dispatcher:
         under_way = self.counts()["under_way"]
         if under_way:
             self._log(f"Waiting up to {seconds:.0f} s for what is under way: {under_way}")
-        for sender in self._senders:
-            sender.stop(seconds)
-        for sender in filter(Sender.is_alive, self._senders):
-            sender.join()
+        for patience in (seconds, 0.0):
+            with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C cuts the wait short
+                for sender in self._senders:
+                    sender.stop(patience)
+                for sender in filter(Sender.is_alive, self._senders):
+                    sender.join()
         self._housekeeper.close()
         self.history.close()
         self._journal.close()

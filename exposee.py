@@ -291,7 +291,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with contextlib.ExitStack() as ending:
             server = build(chosen, printer, ending)
-            stop_on_signals(server)
             server.run()
     except (StoreError, OSError) as error:
         return terminal.fail(error, 2)
@@ -303,6 +302,7 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
     guard, transcript = Guard(chosen.allow_private), printer if chosen.raw else None
     server = Server((chosen.host, chosen.port), {}, transcript)  # before any file is touched
     ending.callback(server.server_close)
+    stop_on_signals(server)  # before anybody is told that it runs
     store = WebhookStore(chosen.store, url_problem)
     ending.callback(store.close)
     journal = Journal(store.path.with_suffix(".deliveries.jsonl"))

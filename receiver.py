@@ -136,7 +136,7 @@ def ping_back(exposee: str, url: str, say: Callable[..., None]) -> Callable[[], 
         while True:
             waiting.get()
             status, text = send("POST", f"{exposee.rstrip('/')}/webhooks/ping-back", {"url": url})
-            say(f"Ping-back Response: {status} {text}" if status else f"Ping-back failed: {text}")
+            say(f"Ping-back Response: {status} {text}" if status else f"Ping-back failed: {text} ({exposee})")
 
     def confirm() -> None:
         try:

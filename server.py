@@ -277,9 +277,11 @@ class Server(socketserver.ThreadingMixIn, HTTPServer):
 
 
 def stop_on_signals(server: Server) -> None:
-    """Let Ctrl-C and SIGTERM end `server.run()`."""
+    """Let Ctrl-C and SIGTERM end `server.run()`; a second one is a KeyboardInterrupt."""
 
     def stop(number: int, frame: object) -> None:
+        if server.stopping:
+            raise KeyboardInterrupt
         server.stopping = True
 
     for number in (signal.SIGINT, signal.SIGTERM):

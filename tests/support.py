@@ -305,6 +305,12 @@ def exchange(status: int = 204, *fields: str, error: str | None = None) -> Excha
     return Exchange(b"", head + b"\r\n", len(head) + 2, status, head, error)
 
 
+def a_delivery(event: str = EVENT) -> Delivery:
+    """One that nothing has happened to yet, of a message with a known id and time."""
+    message = Message("msg_0123456789abcdef01234567", event, 1_700_000_000.25, body_of(event, b'{"amount": 100}'))
+    return Delivery(message, 3, "http://example.com/hook")
+
+
 def fields(request: bytes) -> dict[str, str]:
     """The header fields of a request, names in lower case."""
     lines = request.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]

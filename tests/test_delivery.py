@@ -46,11 +46,11 @@ from support import (
 
 import delivery as dispatching
 import housekeeper
-import sender
 from delivery import Full, NotPossible
 from durable import StoreError
 from housekeeper import Housekeeper
-from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, PENDING, RETRYING, Delivery, delivery_record
+from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, PENDING, RETRYING, Delivery
+from records import delivery_record
 from retries import JITTER, MAX_RETRY_AFTER, RETRY_SCHEDULE
 
 URL, SECOND = "http://a.test/hook", "http://b.test/hook"
@@ -541,7 +541,7 @@ def test_a_redelivery_that_waits_is_cancelled_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, again: bool
 ) -> None:
     """Registered again or not: it is not sent, and the counts are right."""
-    monkeypatch.setattr(sender, "UNDER_WAY", 1)
+    monkeypatch.setattr(dispatching, "limits", lambda: (1, 8))
     blocking = Blocking()
     with Desk(tmp_path, URL) as desk, held(blocking):
         desk.answer = exchange(before)
@@ -703,7 +703,7 @@ def test_a_ping_under_way_is_shared(desk: Desk) -> None:
 def test_a_round_of_pings_begins_when_the_last_one_has_been_sent_and_all_askers_share_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "UNDER_WAY", 1)
+    monkeypatch.setattr(dispatching, "limits", lambda: (1, 8))
     first, second = Blocking(), Blocking()
     answers = {URL: first, SECOND: second}
     with Desk(tmp_path, URL, SECOND) as desk, held(first), held(second):
@@ -731,7 +731,7 @@ def test_a_round_of_pings_begins_when_the_last_one_has_been_sent_and_all_askers_
 def test_a_round_of_pings_does_not_wait_for_ever_for_the_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "UNDER_WAY", 1)
+    monkeypatch.setattr(dispatching, "limits", lambda: (1, 8))
     monkeypatch.setattr(dispatching, "PING_SECONDS", 0.05)
     blocking = Blocking()
     with Desk(tmp_path, URL, SECOND) as desk, held(blocking):
@@ -874,7 +874,7 @@ def test_the_last_of_many_records_counts_and_a_start_is_quick(tmp_path: Path) ->
         record = delivery_record(delivery)
         delivery.count = 20_031
         last = delivery_record(delivery)
-        redelivered = delivery_record(delivery, redeliver=True)
+        redelivered = delivery_record(delivery, PENDING, manual=True)
         delivery.count = 31
         desk.stop()
         with desk.journal.path.open("ab") as file:
@@ -1028,7 +1028,7 @@ def test_a_redelivery_survives_a_restart(
 def test_two_who_ask_for_the_same_redelivery_at_once_leave_right_counts(desk: Desk) -> None:
     """Both may have been told 202: one attempt is made, and the journal's two records count as one."""
     delivery = desk.settled(desk.trigger())
-    record = delivery_record(delivery, redeliver=True)
+    record = delivery_record(delivery, PENDING, manual=True)
     for _ in range(2):
         desk.journal.commit(record, lambda: None)
     desk.restart()
@@ -1325,7 +1325,7 @@ FAULTS: list[tuple[Any, str, int, str | None]] = [
     (_reset, RETRYING, 0, "connection reset"),
     (_half, RETRYING, 200, "ended after 9 of 100 bytes"),
     (_endless, RETRYING, 200, "longer than 1,048,576 bytes"),
-    (_long_head, RETRYING, 0, "head of the answer is longer than"),
+    (_long_head, RETRYING, 0, "head of the answer, or a line of its body, is longer than"),
     (_hang, RETRYING, 0, "timed out waiting for the answer"),
     (_drip, RETRYING, 0, "timed out"),
     (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", RETRYING, 0, "not HTTP"),

@@ -34,7 +34,7 @@ def prove(endpoints: Endpoints, url: str) -> None:
     """Let an endpoint have a prompt success behind it."""
     endpoints.add(*deliveries(1, url))
     while it := endpoints.take():
-        endpoints.finish(it[0], True, 0.001)
+        endpoints.finish(*it, True, 0.001)
 
 
 # --- windows --------------------------------------------------------------------------------------------------------
@@ -46,14 +46,18 @@ def test_a_window_opens_with_success_and_closes_with_a_failure() -> None:
     for delivery in deliveries(200):
         endpoints.add(delivery)
     assert len(taken(endpoints)) == 1, "a receiver that has just started is not met with a flood"
+
+    def finish(success: bool) -> None:
+        endpoints.finish(endpoint, next(iter(endpoint.under_way)), success, 0.1)
+
     for window in (2, 4, 8, WINDOW, WINDOW):
-        endpoints.finish(endpoint, True, 0.1)
+        finish(True)
         taken(endpoints)
-        assert endpoint.under_way == window
-    endpoints.finish(endpoint, False, 0.1)
+        assert len(endpoint.under_way) == window
+    finish(False)
     assert taken(endpoints) == []
     while endpoint.under_way:
-        endpoints.finish(endpoint, False, 0.1)
+        finish(False)
     assert len(taken(endpoints)) == 1
 
 
@@ -124,7 +128,7 @@ def test_a_prompt_success_is_a_proof_and_the_last_attempt_counts(success: bool, 
     endpoints.add(*deliveries(1))
     it = endpoints.take()
     assert it
-    endpoints.finish(it[0], success, seconds)
+    endpoints.finish(*it, success, seconds)
     fill(endpoints, "hangs", 50)
     begun = len(taken(endpoints))
     endpoints.add(*deliveries(1))
@@ -134,16 +138,14 @@ def test_a_prompt_success_is_a_proof_and_the_last_attempt_counts(success: bool, 
 @pytest.mark.parametrize("success", [True, False])
 def test_a_ping_proves_its_url_or_the_opposite(success: bool) -> None:
     endpoints = Endpoints(10)
-    if not success:
+    if success:
+        endpoints.postpone(deliveries(1)[0], 86_400.0)  # what failed before
+    else:
         prove(endpoints, URL)
-    endpoints.add(*deliveries(1))  # so that the endpoint stays
-    endpoints.rush(*deliveries(1))
-    while it := endpoints.take():
-        endpoints.finish(it[0], success if it[0].urgent else not success, 0.0)
     endpoints.rush(*deliveries(1))
     urgent = endpoints.take()
     assert urgent
-    endpoints.finish(urgent[0], success, 0.0)
+    endpoints.finish(*urgent, success, 0.0)
     fill(endpoints, "hangs", 50)
     taken(endpoints)
     endpoints.add(*deliveries(1))
@@ -160,7 +162,7 @@ def test_everything_has_its_turn_with_hardly_any_descriptors(limit: int) -> None
     while it := endpoints.take():
         count += 1
         assert endpoints.under_way <= limit
-        endpoints.finish(it[0], bool(count % 2), 0.0)
+        endpoints.finish(*it, bool(count % 2), 0.0)
     assert count == 18 and endpoints.under_way == 0
 
 
@@ -177,7 +179,7 @@ def test_endpoints_take_turns_however_much_waits_for_one() -> None:
         it = endpoints.take()
         assert it
         order.append(it[1].url)
-        endpoints.finish(it[0], True, 0.0)
+        endpoints.finish(*it, True, 0.0)
     assert len(set(order)) == 11, "some of the others are still waiting"
 
 
@@ -219,15 +221,15 @@ def test_what_is_withdrawn_is_neither_due_nor_taken_nor_counted() -> None:
         endpoints.add(one)
         endpoints.postpone(other, 10.0 + number)
     assert endpoint.size == 60 and set(endpoint.planned()) == {*waiting, *retrying}
-    endpoints.withdraw(endpoint, {waiting[0], retrying[0]})
+    endpoints.withdraw(URL, {waiting[0], retrying[0]})
     assert endpoint.size == 40
     assert endpoints.due() == 11.0
     assert endpoints.pop_due() is retrying[1]
     assert taken(endpoints) == [waiting[1]]
-    endpoints.withdraw(endpoint, {waiting[2], retrying[2]})
+    endpoints.withdraw(URL, {waiting[2], retrying[2]})
     assert endpoint.size == 0 and endpoint.planned() == []
     assert endpoints.due() == math.inf
-    endpoints.finish(endpoint, True, 0.0)
+    endpoints.finish(endpoint, waiting[1], True, 0.0)
     assert taken(endpoints) == []
 
 
@@ -256,9 +258,7 @@ def test_urls_that_come_and_go_leave_nothing_behind() -> None:
     for number in range(3_000):
         (delivery,) = deliveries(1, f"http://comes-and-goes-{number}.test/")
         endpoints.postpone(delivery, 86_400.0)
-        endpoint = endpoints.get(delivery.url)
-        endpoints.withdraw(endpoint, {delivery})
-        endpoints.forget(endpoint)
+        endpoints.withdraw(delivery.url, {delivery})
     assert endpoints_of("comes-and-goes") < 300
 
 

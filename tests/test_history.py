@@ -15,9 +15,10 @@ import pytest
 from support import EVENT, OTHER, SECONDS, Blocking, Desk, eventually, exchange, held
 
 import history
-from history import History, records
+from history import History
 from messages import CANCELLED, DELIVERED, FAILED, PENDING, PING, RETRYING, Attempt, Delivery, Message
-from messages import delivery_record as record_of
+from records import delivery_record as record_of
+from records import records
 
 URL, SECOND = "http://a.test/hook", "http://b.test/hook"
 
@@ -27,6 +28,10 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     """A dispatcher with one URL."""
     with Desk(tmp_path, URL) as it:
         yield it
+
+
+def empty() -> History:
+    return History(threading.Condition())
 
 
 def message(number: int, event: str = EVENT) -> Message:
@@ -40,7 +45,7 @@ def shown(it: History) -> list[dict[str, Any]]:
 
 def replayed(it: History) -> History:
     """What a start makes of a compacted journal."""
-    again = History()
+    again = empty()
     for record in records(*it.snapshot()):
         again.replay(json.loads(record))
     again.trim()
@@ -176,7 +181,7 @@ def test_a_shutdown_ends_the_waiting_for_changes(desk: Desk) -> None:
 
 
 def test_the_newest_that_match_are_found_newest_first() -> None:
-    it = History()
+    it = empty()
     messages = [message(number) for number in range(4)]
     for one in messages:
         it.add(one, [URL, SECOND])
@@ -189,7 +194,7 @@ def test_the_newest_that_match_are_found_newest_first() -> None:
 
 
 def test_a_compacted_journal_brings_everything_back() -> None:
-    it = History()
+    it = empty()
     for number in range(6):
         it.add(message(number, PING if number == 5 else EVENT), [URL, SECOND])
     deliveries = it.newest(lambda d: True, 100, "")
@@ -211,7 +216,7 @@ def test_a_compacted_journal_brings_everything_back() -> None:
 
 def test_a_compacted_journal_forgets_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """What ended last is remembered longest, though its message is the oldest."""
-    it = History()
+    it = empty()
     old, new = message(0), message(1)
     for one in (old, new):
         it.add(one, [URL])
@@ -225,7 +230,7 @@ def test_a_compacted_journal_forgets_in_the_same_order(monkeypatch: pytest.Monke
 
 def test_deliveries_of_a_message_keep_their_ids_when_others_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "MAX_OVER", 1)
-    it, one = History(), message(0)
+    it, one = empty(), message(0)
     it.add(one, [URL, SECOND, URL + "/3"])
     for delivery in list(filter(None, one.deliveries))[:2]:
         it.finish(delivery, DELIVERED)
@@ -235,7 +240,7 @@ def test_deliveries_of_a_message_keep_their_ids_when_others_are_forgotten(monkey
 
 
 def test_the_last_record_of_a_delivery_counts_whatever_came_before() -> None:
-    it, one = History(), message(0)
+    it, one = empty(), message(0)
     it.add(one, [URL])
     (delivery,) = filter(None, one.deliveries)
     lines = list(records(*it.snapshot()))
@@ -244,7 +249,7 @@ def test_the_last_record_of_a_delivery_counts_whatever_came_before() -> None:
         delivery.state, delivery.due = state, 5.0 if state == RETRYING else 0.0
         lines.append(record_of(delivery))
         states.append(state)
-        again = History()
+        again = empty()
         for line in [*lines, lines[0], lines[-1]]:
             again.replay(json.loads(line))
         found = again.find(delivery.id)
@@ -253,7 +258,7 @@ def test_the_last_record_of_a_delivery_counts_whatever_came_before() -> None:
 
 
 def test_a_record_of_a_delivery_that_is_forgotten_is_passed_over() -> None:
-    it = History()
+    it = empty()
     it.replay({"delivery": "dlv_0_0", "state": DELIVERED})
     assert shown(it) == []
 
@@ -279,7 +284,7 @@ def test_a_record_of_a_delivery_that_is_forgotten_is_passed_over() -> None:
 )  # fmt: skip
 def test_a_record_that_is_not_ours_is_refused(record: dict[str, Any]) -> None:
     """delivery.py makes a line of that which stops the start; test_crash.py reads it."""
-    it = History()
+    it = empty()
     it.add(message(0), [URL])
     with pytest.raises((KeyError, TypeError, ValueError, AttributeError)):
         it.replay(record)

@@ -92,7 +92,8 @@ def test_a_new_receiver_is_served_beside_300_that_hang(tmp_path: Path) -> None:
 def test_attempts_under_way_follow_the_file_descriptors_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "_descriptors", lambda: 256)
+    monkeypatch.setattr("resource.getrlimit", lambda _: (256, 256))
+    monkeypatch.setattr("resource.setrlimit", lambda *_: None)
     blocking = Blocking()
     urls = [f"http://{number}.test/" for number in range(300)]
     with Desk(tmp_path, *urls, monotonic=time.monotonic, timeout=600.0) as desk:

@@ -22,8 +22,9 @@ from typing import Any
 import pytest
 from support import JOURNAL, NO_CONTENT, ROOT, SECONDS, Client, Listener, Pair, Program, eventually, held, request
 
-import exposee
+import rules
 import server as server_module
+import store
 from addresses import Guard
 from receiver import PATH
 from server import Server
@@ -97,7 +98,7 @@ def test_clients_who_take_no_answers_keep_nobody_out(pair: Pair, monkeypatch: py
 
 
 def test_webhooks_are_limited_in_number(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exposee, "MAX_WEBHOOKS", 3)
+    monkeypatch.setattr(store, "MAX_WEBHOOKS", 3)
 
     def register(path: str, *events: str) -> Any:
         body = {"url": f"http://hooks.example/{path}", "event_types": events}
@@ -659,8 +660,8 @@ LINK = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch
 def test_another_site_can_make_the_owners_browser_do_no_more_than_a_stranger(
     tmp_path: Path, listener: Listener, monkeypatch: pytest.MonkeyPatch, fields: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(exposee, "STRANGER_BURST", 2.0)
-    monkeypatch.setattr(exposee, "STRANGER_RATE", 0.001)
+    monkeypatch.setattr(rules, "STRANGER_BURST", 2.0)
+    monkeypatch.setattr(rules, "STRANGER_RATE", 0.001)
     with Pair(tmp_path) as pair:
         pair.register(listener.url(), A)
         for path in ("/deliveries/stream", "/deliveries", "/webhooks"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import subprocess
@@ -20,14 +19,10 @@ from terminal import (
     QUEUED,
     QUEUED_BYTES,
     SHOWN_BODY,
-    Parser,
     Printer,
-    credential,
     masked,
-    port_number,
     printable,
     transcript,
-    web_url,
 )
 
 
@@ -186,6 +181,8 @@ def test_what_waits_for_a_terminal_is_bounded_in_bytes() -> None:
     tracemalloc.start()
     try:
         with held(stream.gate):
+            printer.say("first")
+            assert stream.asked.wait(SECONDS)
             for number in range(300):
                 printer.say("漢" * 300_000 + str(number))
             assert tracemalloc.get_traced_memory()[0] < 2 * QUEUED_BYTES
@@ -200,6 +197,8 @@ def test_the_last_lines_are_printed_last_even_after_too_much() -> None:
     stream.gate.clear()
     printer = Printer(stream)
     with held(stream.gate):
+        printer.say("first")
+        assert stream.asked.wait(SECONDS)
         for number in range(QUEUED + 100):
             printer.say(f"line {number}")
         threading.Timer(0.1, stream.gate.set).start()
@@ -245,45 +244,6 @@ def test_colours_are_for_terminals_whose_owner_wants_them(
     assert ("\033[" in stream.getvalue()) == colours
     plain = stream.getvalue().replace("\033[36m", "").replace("\033[33m", "").replace("\033[0m", "").splitlines()
     assert plain == ["--- title", "> POST / HTTP/1.1", "> ", "> body", "< HTTP/1.1 200 OK", "< ... 5 more bytes", ""]
-
-
-@pytest.mark.parametrize("argv", [["--nonsense"], ["--port", "x"], ["\x1b[31m\n"], ["--port"], ["--url", "\udcff"]])
-def test_a_mistake_on_the_command_line_is_one_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    parser = Parser("Do nothing.")
-    parser.add_argument("--port", type=port_number)
-    parser.add_argument("--url", type=web_url("http://localhost:8080"))
-    with pytest.raises(SystemExit) as ended:
-        parser.parse_args(argv)
-    out, error = capsys.readouterr()
-    assert ended.value.code == 2 and out == ""
-    assert error.startswith("error: ") and error.endswith("; see --help\n") and error[:-1].isprintable()
-
-
-@pytest.mark.parametrize("text", ["", "-1", "65536", "3.0", "٣", "²", "0x50", "9" * 5_000, " 80"])
-def test_what_is_no_port(text: str) -> None:
-    with pytest.raises((argparse.ArgumentTypeError, ValueError)):
-        port_number(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "", "localhost:3000", "/path", "ftp://h/", "file:///etc/passwd", "http://", "http:h", "http://[::1", "http://h:99999",
-        "http://h:0", "http://h:", "http://h:٣", "http://bücher.example", "http://h/ü", "http://h/a b", "http://h/\udcff",
-        "http://h/\n", "http://h\n", "http://h/\x7f", "http://h/#top", "http://h#", "http://u:password@h/", "http://u@h/",
-        "http://h\\x/", "http:///h", "http://a b/", " http://h/", "http://[zz]/",
-    ],
-)  # fmt: skip
-def test_what_is_no_web_url(text: str) -> None:
-    for query in (True, False):
-        with pytest.raises(argparse.ArgumentTypeError):
-            web_url("http://localhost:3000", "EXPOSEE_URL", query)(text)
-
-
-def test_what_is_a_port_or_a_web_url() -> None:
-    assert [port_number(text) for text in ("0", "80", "65535")] == [0, 80, 65_535]
-    for text in ("http://localhost:3000", "https://a.example/b?c=d", "http://[::1]:80/", "HTTP://H/", "http://h/a@b"):
-        assert web_url("http://localhost:8080")(text) == text
 
 
 def test_fail_is_one_line_and_returns_the_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -353,21 +313,6 @@ def test_an_output_that_takes_nothing_is_no_traceback(redirection: str) -> None:
 def test_a_python_that_is_too_old_is_told_in_one_line() -> None:
     done = python("import sys; sys.hexversion = 0x030900F0; import terminal")
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1 and "3.10" in done.stderr
-
-
-@pytest.mark.parametrize(
-    "value", ["", " ", " t0p", "t0p ", "t0p\n", "t0\tp", "\x1b[2J", "ü", "\udcff", "\x7f", "t0p\u00a0"]
-)
-def test_what_is_no_credential(value: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError) as caught:
-        credential("EXPOSEE_TOKEN")(value)
-    message = str(caught.value)
-    assert "EXPOSEE_TOKEN" in message and message.isprintable() and "t0" not in message
-
-
-def test_what_is_a_credential() -> None:
-    for value in ("a", "the-0wner-only", "It's a Secret to Everybody", "!~"):
-        assert credential("EXPOSEE_TOKEN")(value) == value
 
 
 def test_a_terminal_that_stands_still_holds_up_no_delivery(tmp_path: Path, listener: Listener) -> None:
