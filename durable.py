@@ -46,19 +46,15 @@ def replacement(path: Path, pieces: Iterable[bytes], fsync: Fsync, mode: int) ->
             file.flush()
             fsync(descriptor)
         yield temporary
-        _rename(temporary, path)
+        for _ in range(10 if WINDOWS else 0):  # it refuses while any program, an indexer say, has the file open
+            with contextlib.suppress(PermissionError):
+                return os.replace(temporary, path)
+            time.sleep(0.1)
+        os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-
-
-def _rename(temporary: str, path: Path) -> None:
-    for _ in range(10 if WINDOWS else 0):  # it refuses while any program, an indexer say, has the file open
-        with contextlib.suppress(PermissionError):
-            return os.replace(temporary, path)
-        time.sleep(0.1)
-    os.replace(temporary, path)
 
 
 def sync_directory(path: Path, fsync: Fsync) -> None:
@@ -81,10 +77,7 @@ def opening(path: Path) -> Iterator[None]:
 
 
 def open_locked(name: str | Path, path: Path) -> int:
-    """The descriptor of a file to append to, locked until it is closed or this process ends.
-
-    StoreError, which names `path`, if another process has the lock.
-    """
+    """The descriptor of a file, locked until it is closed or this process ends. StoreError, which names `path`."""
     descriptor = os.open(name, APPEND, 0o600)
     try:
         if sys.platform == "win32":
@@ -140,9 +133,8 @@ class GroupCommit(Generic[Item]):
         if first:
             self._write_group(group)
         with group.written:
-            pass
-        if group.error:
-            raise group.error
+            if group.error:
+                raise group.error
 
     def _write_group(self, group: _Group[Item]) -> None:
         try:

@@ -19,18 +19,15 @@ def message_record(message: Message, urls: list[str]) -> bytes:
 
 
 def delivery_record(delivery: Delivery, state: str = "", manual: bool = False) -> bytes:
-    """Where a delivery stands, or will stand when `state` is given.
-
-    Put together by hand, which takes a third of json.dumps' time: there is one for each delivery.
-    """
+    """Where a delivery stands, or will stand when `state` is given. By hand it takes a third of json.dumps' time."""
     state = state or (PENDING if delivery.state == DELIVERING else delivery.state)
     more = ', "manual": true' if manual or delivery.manual else ""
     more += ', "confirmed": true' if delivery.confirmed else ""
     more += f', "error": {json.dumps(delivery.error)}' if delivery.error and not manual else ""
-    attempts = ""
-    for a in delivery.attempts:
-        error = json.dumps(a.error) if a.error else "null"
-        attempts += f", [{a.time!r}, {a.duration:.6f}, {a.status}, {error}]"
+    attempts = "".join(
+        f", [{a.time!r}, {a.duration:.6f}, {a.status}, {json.dumps(a.error) if a.error else 'null'}]"
+        for a in delivery.attempts
+    )
     return (
         f'{{"delivery": "{delivery.id}", "state": "{state}", "due": {delivery.due!r}, "tries": {delivery.tries}, '
         f'"count": {delivery.count}{more}, "attempts": [{attempts[2:]}]}}\n'

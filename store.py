@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
@@ -28,16 +29,16 @@ class StoreFull(StoreError):
     """There is no room for another webhook."""
 
 
+@dataclass
 class _Snapshot:
     """All webhooks and secrets at one moment. It changes while it is staged, and never after that."""
 
-    def __init__(self, old: _Snapshot | None = None) -> None:
-        self.lines: dict[str, dict[str, str]] = {}  # of webhooks.json, by event type and URL
-        self.secrets: dict[str, str] = {}  # by URL; one without a webhook stays: an edit may have a typo
-        self.size = 3  # bytes of webhooks.json
-        if old:
-            self.lines = {event: urls.copy() for event, urls in old.lines.items()}
-            self.secrets, self.size = old.secrets.copy(), old.size
+    lines: dict[str, dict[str, str]]  # of webhooks.json, by event type and URL
+    secrets: dict[str, str]  # by URL; one without a webhook stays: an edit may have a typo
+    size: int = 3  # bytes of webhooks.json
+
+    def copy(self) -> _Snapshot:
+        return _Snapshot({event: urls.copy() for event, urls in self.lines.items()}, self.secrets.copy(), self.size)
 
     def has(self, url: str) -> bool:
         return any(url in urls for urls in self.lines.values())
@@ -57,10 +58,12 @@ class _Snapshot:
         line = self.lines.setdefault(event, {})[url] = _line(url, event)
         self.size += len(line)
 
-    def remove(self, url: str, event: str) -> None:
-        self.size -= len(self.lines[event].pop(url))
-        if not self.has(url):
+    def remove(self, url: str, events: Iterable[str]) -> int:
+        gone = [self.lines[event].pop(url) for event in events if self.registered(url, event)]
+        self.size -= sum(map(len, gone))
+        if gone and not self.has(url):
             self.secrets.pop(url, None)
+        return len(gone)
 
     def pieces(self) -> Iterator[bytes]:
         """webhooks.json, 1,000 lines at a time: fresh memory for all in one would cost as much as the disk."""
@@ -104,13 +107,12 @@ class WebhookStore:
                 raise
 
     def _load(self, check: Callable[[str], str | None]) -> _Snapshot:
-        loaded = _Snapshot()
+        loaded = _Snapshot({}, {})
         if not self.path.exists():
             self._replace(self.path, loaded.pieces())
             self._stale = False
-        for url, event in read_webhooks(self.path, check):
-            if not loaded.registered(url, event):
-                loaded.add(url, sys.intern(event))
+        for url, event in dict.fromkeys(read_webhooks(self.path, check)):
+            loaded.add(url, sys.intern(event))
         if max(self.path.stat().st_size, loaded.size) > MAX_BYTES:
             raise StoreError(f"{self.path} has more than {MAX_BYTES:,} bytes, the limit; name another --store")
         loaded.secrets = read_secrets(self._secrets_path)
@@ -163,25 +165,15 @@ class WebhookStore:
         """Remove one webhook, and the secret with the last one of its URL; returns 0 if there is none."""
 
         def change(staged: _Snapshot) -> int:
-            if not staged.registered(url, event):
-                return 0
-            permit(staged.secret(url))
-            staged.remove(url, event)
-            return 1
+            if staged.registered(url, event):
+                permit(staged.secret(url))
+            return staged.remove(url, [event])
 
         return self._change(change)
 
     def unregister_urls(self, urls: Iterable[str]) -> int:
         """Remove all webhooks of these URLs, as they are when they are read in its turn; returns the number removed."""
-
-        def change(staged: _Snapshot) -> int:
-            gone = set(urls)
-            found = [(url, event) for event, urls in staged.lines.items() for url in gone & urls.keys()]
-            for url, event in found:
-                staged.remove(url, event)
-            return len(found)
-
-        return self._change(change)
+        return self._change(lambda staged: sum(staged.remove(url, staged.lines) for url in list(urls)))
 
     def _change(self, change: Change) -> int:
         outcome: Future[int] = Future()
@@ -193,11 +185,11 @@ class WebhookStore:
     def _write(self, group: list[tuple[Change, Future[int]]]) -> None:
         """Stage a group of changes, write the files, swap the snapshot."""
         self._put_back()
-        staged, changed = _Snapshot(self._snapshot), 0
+        staged, changed = self._snapshot.copy(), 0
         for change, outcome in group:
             try:
-                changed += (count := change(staged))
-                outcome.set_result(count)
+                outcome.set_result(count := change(staged))
+                changed += count
             except Exception as error:  # noqa: BLE001 - refused; the others go on
                 outcome.set_exception(error)
         try:
@@ -208,7 +200,7 @@ class WebhookStore:
             except OSError:
                 raise StoreError(f"{error.strerror}: the change may have been stored, try again later") from None
             raise
-        self._snapshot = staged
+        self._snapshot = staged  # the swap
 
     def _write_files(self, new: _Snapshot, changed: bool) -> None:
         """Write what differs; a crash in between leaves no entry without its secret, and none with another's."""
