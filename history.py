@@ -22,16 +22,13 @@ CHANGES = 20_000  # changes that a subscriber may be behind
 
 
 class History:
-    """Messages and their deliveries. The condition's lock guards them; plain counters may be read without it.
-
-    `waiting` is how many deliveries are not over, `bodies` how many bytes the messages have that wait for them,
-    `rounds` how many rounds of pings, `version` how many changes there have been.
-    """
+    """Messages and their deliveries. The condition's lock guards them; plain counters may be read without it."""
 
     def __init__(self, condition: threading.Condition) -> None:
         self._condition, self._closed = condition, False
-        self.waiting = self.bodies = self.rounds = self.version = 0
-        self._all_bodies = 0  # bytes of all messages, with those of which nothing waits
+        self.waiting = 0  # deliveries that are not over
+        self.bodies = self._all_bodies = 0  # bytes of the messages that have such, and of all
+        self.rounds = self.version = 0  # rounds of pings, changes
         self._messages: dict[str, Message] = {}  # oldest first
         self._over: OrderedDict[Delivery, None] = OrderedDict()  # in the order in which they ended
         self._pings: dict[str, Delivery] = {}  # the newest of each URL
@@ -111,8 +108,8 @@ class History:
     def newest(self, matches: Callable[[Delivery], bool], limit: int, message_id: str = "") -> list[Delivery]:
         """The newest `limit` deliveries that match, newest first; of one message, if its id is given."""
         with self._condition:
-            one = self._messages.get(message_id)
-            messages = filter(None, [one]) if message_id else reversed(self._messages.values())
+            one = [self._messages[message_id]] if message_id in self._messages else []
+            messages = one if message_id else reversed(self._messages.values())
             found = (d for message in messages for d in reversed(message.deliveries) if d and matches(d))
             return list(itertools.islice(found, limit))
 

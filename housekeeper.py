@@ -1,4 +1,4 @@
-"""A thread that does its work about once a second: what blocks, and so no sender may do."""
+"""A thread for work that blocks, and so no sender may do."""
 
 from __future__ import annotations
 

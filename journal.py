@@ -45,9 +45,9 @@ class Journal:
         return os.open(self.path, APPEND, 0o600) if WINDOWS else open_locked(self.path, self.path)
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """The records, oldest first; to be exhausted before anything is written.
+        """The records, oldest first; to be exhausted before anything is written. StoreError for a broken line.
 
-        A line that is no record stops it with StoreError if it was synced. Else it and the rest are dropped: `warning`.
+        But from a broken line on that was not synced all is dropped: `warning`.
         """
         offset = synced = 0
         with open(self.path, "rb") as lines:
@@ -73,10 +73,9 @@ class Journal:
             os.truncate(self._file, offset)
 
     def commit(self, record: bytes, accepted: Callable[[], None] = lambda: None) -> None:
-        """Append a record, and return when it is on the disk, and all earlier notes (b"" is for them alone).
+        """Return when a record and all earlier notes are on the disk (b"" is for the notes alone).
 
-        `accepted` is called then, before the journal can be compacted. After a StoreError the record is not in the file,
-        unless the message says that it may be.
+        `accepted` is called then, before the journal can be compacted. StoreError: it is not in the file, or may be.
         """
         self._commits.commit((record, accepted))
 
@@ -108,7 +107,7 @@ class Journal:
             finally:
                 os.close(self._file)
 
-    # In one thread at a time, which has the turn
+    # With the turn
 
     def _write(self, group: list[tuple[bytes, Callable[[], None]]]) -> None:
         self._append([record for record, _ in group], sync=True)
@@ -144,7 +143,8 @@ class Journal:
                 raise StoreError(f"{error.strerror}: it may have been stored; try again later") from None
             raise
         self._size += len(data)
-        self._synced = self._size if sync else self._synced
+        if sync:
+            self._synced = self._size
 
     def _replace(self, records: Iterable[bytes]) -> None:
         with replacement(self.path, records, self._fsync, 0o600) as temporary:

@@ -10,22 +10,21 @@ from typing import Any
 from durable import StoreError
 from messages import is_secret
 
+Check = Callable[[str], str | None]  # returns the fault of a URL, or None
 MEND = "mend it, or name another --store"
 
 
-def read_webhooks(path: Path, check: Callable[[str], str | None]) -> list[tuple[str, str]]:
-    """The (url, event) pairs of webhooks.json. `check` returns the fault of a URL, or None; StoreError for any fault."""
+def read_webhooks(path: Path, check: Check) -> list[tuple[str, str]]:
+    """The (url, event) pairs of webhooks.json. StoreError for any fault."""
     text, entries = _read(path, [], 'not a list of {"url", "event"} entries')
-    webhooks = []
     for number, entry in enumerate(entries):
         fault: str | None = 'not an entry {"url": text, "event": text}'
         match entry:
             case {"url": str(url), "event": str(event)} if len(entry) == 2 and event.isprintable():
                 fault = check(url)
-                webhooks.append((url, event))
         if fault:
             raise StoreError(f"{path}, line {_line_of_entry(text, number)}: {fault}; {MEND}")
-    return webhooks
+    return [(entry["url"], entry["event"]) for entry in entries]
 
 
 def read_secrets(path: Path) -> dict[str, str]:

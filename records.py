@@ -50,13 +50,13 @@ def restore(delivery: Delivery, record: dict[str, Any]) -> None:
 
 
 def records(messages: list[Message], over: list[Delivery]) -> Iterator[bytes]:
-    """The records of all that is worth keeping, for a journal that starts anew; what is `over` in the order given.
+    """The records of a journal that starts anew; what is `over` comes last, in the order given.
 
-    Called without a lock: a delivery that changes meanwhile has a note of its own, which comes later in the journal.
+    Needs no lock: a delivery that changes meanwhile has a note of its own, which comes later in the journal.
     """
     ended = set(over)
     for message in messages:
         deliveries = list(message.deliveries)
         yield message_record(message, [delivery.url if delivery else "" for delivery in deliveries])
-        yield from (delivery_record(delivery) for delivery in deliveries if delivery and delivery not in ended)
+        yield from map(delivery_record, (d for d in deliveries if d and d not in ended))
     yield from map(delivery_record, over)

@@ -17,7 +17,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from durable import Fsync, GroupCommit, StoreError, open_locked, opening, replacement, sync_directory
-from loading import read_secrets, read_webhooks
+from loading import Check, read_secrets, read_webhooks
 
 MAX_WEBHOOKS = 200_000
 MAX_BYTES = 33_554_432  # of webhooks.json: 200,000 URLs of 2,048 characters would have 420 MB, and more in memory
@@ -85,13 +85,10 @@ Change = Callable[[_Snapshot], int]  # how many webhooks it has added or removed
 class WebhookStore:
     """The webhooks, (url, event) pairs, and the secrets of URLs. All threads of one process may use it.
 
-    StoreError when another process has the file, by whatever link, or when the file is not as expected. `check`
-    returns the fault of a URL, or None.
+    StoreError when another process has the file, by whatever link, or when the file is not as expected.
     """
 
-    def __init__(
-        self, path: str | Path, check: Callable[[str], str | None] = lambda url: None, fsync: Fsync = os.fsync
-    ) -> None:
+    def __init__(self, path: str | Path, check: Check = lambda url: None, fsync: Fsync = os.fsync) -> None:
         self.path = Path(os.path.realpath(path))  # a link stays a link, and all links to a file lead to one lock
         self._secrets_path = self.path.with_suffix(".secrets.json")
         self._fsync = fsync
@@ -106,7 +103,7 @@ class WebhookStore:
                 os.close(self._lock)
                 raise
 
-    def _load(self, check: Callable[[str], str | None]) -> _Snapshot:
+    def _load(self, check: Check) -> _Snapshot:
         loaded = _Snapshot({}, {})
         if not self.path.exists():
             self._replace(self.path, loaded.pieces())
