@@ -111,14 +111,14 @@ class GroupCommit(Generic[Item]):
 
     def __init__(self, write: Callable[[list[Item]], None]) -> None:
         self._write = write
-        self._turn = threading.Lock()  # held by whoever touches the file; taken before _lock
+        self._turn = threading.Lock()  # held by the thread that touches the file; taken before _lock
         self.closed = False  # set in a turn: nothing is written any more
         self._lock = threading.Lock()  # guards the next
         self._gathering: _Group[Item] = _Group()
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """In which the file may be touched. OSError after the end."""
+        """Alone with the file. OSError once this is closed."""
         with self._turn:
             if self.closed:
                 raise OSError("the exposee is shutting down")

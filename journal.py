@@ -52,14 +52,14 @@ class Journal:
         offset = synced = 0
         with open(self.path, "rb") as lines:
             for self.line, line in enumerate(lines, 1):
-                record = _record(line)
+                record, mark = _parse(line)
                 if record is None:
-                    later = [_record(it) for it in lines]
-                    synced = max(synced, *map(_mark, later), 0)
-                    edited = not synced and any(later) and b"\0" not in line  # no crash leaves that
+                    later = [_parse(it) for it in lines]
+                    synced = max([synced, *(mark for _, mark in later)])
+                    edited = not synced and any(it for it, _ in later) and b"\0" not in line  # no crash leaves that
                     return self._drop(offset, synced > offset or edited)
                 offset += len(line)
-                synced = max(synced, mark := _mark(record))
+                synced = max(synced, mark)
                 if not mark:
                     yield record
 
@@ -156,14 +156,10 @@ class Journal:
         self._file = self._open()
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> tuple[dict[str, Any] | None, int]:
+    """The record, None if it is none, and the N of {"synced": N}, 0 for any other record."""
     with contextlib.suppress(ValueError, RecursionError):
         if line.endswith(b"\n") and isinstance(record := json.loads(line), dict):
-            return record
-    return None
-
-
-def _mark(record: dict[str, Any] | None) -> int:
-    """The N of {"synced": N}; 0 for any other record."""
-    n = record.get("synced") if record else 0
-    return n if isinstance(n, int) else 0
+            mark = record.get("synced")
+            return record, mark if isinstance(mark, int) else 0
+    return None, 0

@@ -192,9 +192,9 @@ class WebhookStore:
         try:
             self._write_files(staged, changed > 0)
         except OSError as error:
-            try:
+            with contextlib.suppress(OSError):
                 self._put_back()
-            except OSError:
+            if self._stale:
                 raise StoreError(f"{error.strerror}: the change may have been stored, try again later") from None
             raise
         self._snapshot = staged  # the swap
@@ -208,7 +208,7 @@ class WebhookStore:
             self._write_secrets(between)
         if changed:
             self._replace(self.path, new.pieces())
-        if between != new.secrets:
+        if new.secrets != between:
             self._write_secrets(new.secrets)
         self._stale = False
 
