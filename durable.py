@@ -114,7 +114,7 @@ class GroupCommit(Generic[Item]):
         self._turn = threading.Lock()  # held by the thread that touches the file; taken before _lock
         self.closed = False  # set in a turn: nothing is written any more
         self._lock = threading.Lock()  # guards the next
-        self._gathering: _Group[Item] = _Group()
+        self._gathering: _Group[Item] = _Group()  # once this is closed the last one stays, with its error for all
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:

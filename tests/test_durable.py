@@ -175,4 +175,7 @@ def test_nothing_is_written_after_the_end(disk: Disk) -> None:
         first.result(SECONDS)
         with pytest.raises(StoreError, match="shutting down: nothing was stored"):
             second.result(SECONDS)
+    for again in (3, 4):
+        with pytest.raises(StoreError, match="shutting down: nothing was stored"):
+            commits.commit(again)
     assert paper.groups == [[1]]
