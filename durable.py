@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
+import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -28,72 +28,57 @@ class StoreError(Exception):
     """The disk refused a change, or a file is not as expected; str() is one line for a person."""
 
 
-class ReplacedFile:
-    """A file whose content changes in one step. A file that exists keeps its mode; a new one gets `mode` less umask."""
+@contextlib.contextmanager
+def replacement(path: Path, pieces: Iterable[bytes], fsync: Fsync, mode: int) -> Iterator[str]:
+    """Write and sync a second file, whose name is given; the `with` block ends with its taking the name `path`.
 
-    def __init__(self, path: Path, fsync: Fsync, mode: int = 0o666) -> None:
-        self._path, self._fsync, self._mode = path, fsync, mode
-        self._temporary = f"{path}.tmp"
-        self.replaced = False  # set once the file has a new content, even if `replace` then fails; the owner clears it
-
-    def replace(self, data: Iterable[bytes], before_rename: Callable[[int], None] = lambda descriptor: None) -> None:
-        """Write a second file, sync it, let `before_rename` have its descriptor, rename it, sync the directory.
-
-        After an OSError the old content is there; but if `replaced` is set, a crash may leave either.
-        """
-        try:
-            self._write(data, before_rename)
-            self._rename()
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(self._temporary)
-            raise
-        self.replaced = True
-        self.sync_directory()
-
-    def _write(self, data: Iterable[bytes], before_rename: Callable[[int], None]) -> None:
+    After an OSError the old content is there. A file that exists keeps its mode, a new one gets `mode` less umask.
+    """
+    temporary = f"{path}.tmp"
+    try:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._temporary)  # left by a crash, perhaps with another mode
-        descriptor = os.open(self._temporary, APPEND | os.O_EXCL, self._mode)
+            os.unlink(temporary)  # left by a crash, perhaps with another mode
+        descriptor = os.open(temporary, APPEND | os.O_EXCL, mode)
         with open(descriptor, "wb", 1_048_576) as file:  # few and large writes: 8 % faster
-            if hasattr(os, "fchmod"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.fchmod(descriptor, stat.S_IMODE(os.stat(self._path).st_mode))
-            file.writelines(data)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copymode(path, temporary)
+            file.writelines(pieces)
             file.flush()
-            self._fsync(descriptor)
-            before_rename(descriptor)
-
-    def _rename(self) -> None:
+            fsync(descriptor)
+        yield temporary
         for _ in range(10 if WINDOWS else 0):  # it refuses while any program, an indexer say, has the file open
             with contextlib.suppress(PermissionError):
-                return os.replace(self._temporary, self._path)
+                return os.replace(temporary, path)
             time.sleep(0.1)
-        os.replace(self._temporary, self._path)
-
-    def sync_directory(self) -> None:
-        """Sync the directory of the file, which holds its name. Windows cannot do that."""
-        if not WINDOWS:
-            descriptor = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                self._fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
-def lock(path: Path) -> int:
-    """The descriptor of a locked file beside `path`, in a folder that is made if there is none."""
+def sync_directory(path: Path, fsync: Fsync) -> None:
+    """Sync the directory of a file, which holds its name: before, a crash may bring the old file back."""
+    if not WINDOWS:  # it cannot do that
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Make a StoreError of an OSError at the start."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path.with_suffix(".lock"), APPEND, 0o600)
+        yield
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
-    lock_descriptor(descriptor, path)
-    return descriptor
 
 
-def lock_descriptor(descriptor: int, path: Path) -> None:
-    """Lock an open file until it is closed or this process ends; StoreError, which names `path`, if another has it."""
+def open_locked(name: str | Path, path: Path) -> int:
+    """The descriptor of a file, locked until it is closed or this process ends. StoreError, which names `path`."""
+    descriptor = os.open(name, APPEND, 0o600)
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -106,61 +91,59 @@ def lock_descriptor(descriptor: int, path: Path) -> None:
     except OSError:
         os.close(descriptor)
         raise StoreError(f"{path}: another exposee has it; stop that one, or name another --store") from None
+    return descriptor
 
 
-class _Waiting(Generic[Item]):  # a call of `commit`
-    def __init__(self, item: Item) -> None:
-        self.item, self.written = item, False
+class _Group(Generic[Item]):
+    def __init__(self) -> None:
+        self.items: list[Item] = []
         self.error: Exception | None = None
-        self.wake = threading.Lock()  # released when the item is written, or when its thread is to write the next group
-        self.wake.acquire()
+        self.written = threading.Lock()  # released once `error` says how it went
+        self.written.acquire()
 
 
 class GroupCommit(Generic[Item]):
-    """One thread writes its item; all items that come meanwhile are the next group, which one of their threads writes.
+    """Items that come while others are written gather; the thread of the first of them writes them all together.
 
-    An exception of `write` is raised in every thread of the group. Without the queue, with one lock that all wait for,
-    16 threads have less than half the speed: newcomers take the lock, and the groups are of 2 items instead of 9.
+    An exception of `write` is raised in every thread of the group. With one lock that all wait for instead, 16 threads
+    have less than half the speed: newcomers take the lock, and the groups are of 2 items instead of 9.
     """
 
     def __init__(self, write: Callable[[list[Item]], None]) -> None:
         self._write = write
-        self.turn = threading.Lock()  # held by whoever touches the file; taken before _lock
-        self.closed = False  # set with `turn` held: nothing is written any more
-        self._lock = threading.Lock()  # guards the two below
-        self._queue: list[_Waiting[Item]] = []
-        self._writing = False  # whether a thread writes, or has been woken to write
+        self._turn = threading.Lock()  # held by the thread that touches the file; taken before _lock
+        self.closed = False  # set in a turn: nothing is written any more
+        self._lock = threading.Lock()  # guards the next
+        self._gathering: _Group[Item] = _Group()  # once this is closed the last one stays, with its error for all
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Alone with the file. OSError once this is closed."""
+        with self._turn:
+            if self.closed:
+                raise OSError("the exposee is shutting down")
+            yield
 
     def commit(self, item: Item) -> None:
         """Return once `item` is written, by this thread or another. StoreError when the disk refused it."""
-        mine = _Waiting(item)
         with self._lock:
-            self._queue.append(mine)
-            wait, self._writing = self._writing, True
-        if wait:
-            mine.wake.acquire()
-        if not mine.written:
-            self._write_group()
-        if mine.error:
-            raise mine.error
+            group = self._gathering
+            group.items.append(item)
+            first = len(group.items) == 1
+        if first:
+            self._write_group(group)
+        with group.written:
+            if group.error:
+                raise group.error
 
-    def _write_group(self) -> None:
-        error: Exception | None = None
-        with self.turn:
-            with self._lock:
-                group, self._queue = self._queue, []
-            try:
-                if self.closed:
-                    raise OSError("the exposee is shutting down")
-                self._write([waiting.item for waiting in group])
-            except OSError as problem:
-                error = StoreError(f"{problem.strerror or problem}: nothing was stored, try again later")
-            except Exception as problem:  # noqa: BLE001 - a StoreError that says more, or a bug, which must not look like success
-                error = problem
-        with self._lock:
-            following = self._queue[:1]
-            self._writing = bool(following)
-        for waiting in group:
-            waiting.error, waiting.written = error, True
-        for waiting in group + following:  # all wake now, instead of one after the other
-            waiting.wake.release()
+    def _write_group(self, group: _Group[Item]) -> None:
+        try:
+            with self.turn():
+                with self._lock:
+                    self._gathering = _Group()
+                self._write(group.items)
+        except OSError as error:
+            group.error = StoreError(f"{error.strerror or error}: nothing was stored, try again later")
+        except Exception as error:  # noqa: BLE001 - a StoreError that says more, or a bug, which must not look like success
+            group.error = error
+        group.written.release()

@@ -22,38 +22,42 @@ CHANGES = 20_000  # changes that a subscriber may be behind
 
 
 class History:
-    """Messages and their deliveries. The condition's lock guards them; plain counters may be read without it.
-
-    `waiting` is how many deliveries are not over, `bodies` how many bytes the messages have that wait for them,
-    `rounds` how many rounds of pings, `version` how many changes there have been.
-    """
+    """Messages and their deliveries. The condition's lock guards them; plain counters may be read without it."""
 
     def __init__(self, condition: threading.Condition) -> None:
         self._condition, self._closed = condition, False
-        self.waiting = self.bodies = self.rounds = self.version = 0
+        self.waiting = 0  # deliveries that are not over
+        self.bodies = self._all_bodies = 0  # bytes of the messages that have such, and of all
+        self.rounds = self.version = 0  # rounds of pings, changes
         self._messages: dict[str, Message] = {}  # oldest first
         self._over: OrderedDict[Delivery, None] = OrderedDict()  # in the order in which they ended
-        self._past_bytes = 0  # of the messages of which nothing waits
         self._pings: dict[str, Delivery] = {}  # the newest of each URL
         self._raw: deque[Attempt] = deque()  # those with bytes, oldest first
         self._raw_bytes = 0
         self._changes: deque[Delivery] = deque(maxlen=CHANGES)  # the newest last
 
-    # Messages come, and their deliveries end
-
     def add(self, message: Message, urls: list[str]) -> None:
         """A new message, with a delivery for each URL. An empty URL stands for a delivery that is forgotten."""
         message.deliveries = [Delivery(message, index, url) if url else None for index, url in enumerate(urls)]
-        deliveries = [delivery for delivery in message.deliveries if delivery is not None]
+        deliveries = list(filter(None, message.deliveries))
         if not deliveries:
             return  # nothing to remember
-        message.left = message.open = len(deliveries)
+        message.left = len(deliveries)
         self._messages[message.id] = message
-        self.waiting += len(deliveries)
-        self.bodies += len(message.body)
+        self._all_bodies += len(message.body)
+        self._wait(message, len(deliveries))
         if message.event == PING:
             self.rounds += 1
             self._pings.update((delivery.url, delivery) for delivery in deliveries)
+
+    def _wait(self, message: Message, deliveries: int) -> None:
+        """So many more deliveries of a message wait, or fewer."""
+        if message.open == 0:
+            self.bodies += len(message.body)
+        message.open += deliveries
+        self.waiting += deliveries
+        if message.open == 0:
+            self.bodies -= len(message.body)
 
     def finish(self, delivery: Delivery, state: str) -> None:
         """A delivery is over; what is older than the limits allow is forgotten."""
@@ -62,34 +66,24 @@ class History:
 
     def _end(self, delivery: Delivery, state: str) -> None:
         delivery.state, delivery.due, delivery.manual = state, 0.0, False
-        message = delivery.message
-        self.waiting -= 1
-        message.open -= 1
-        if message.open == 0:
-            self.bodies -= len(message.body)
-            self._past_bytes += len(message.body)
         self._over[delivery] = None
+        self._wait(delivery.message, -1)
 
     def reopen(self, delivery: Delivery) -> None:
         """A delivery that is over is to be attempted once more."""
-        del self._over[delivery]
-        message = delivery.message
-        if message.open == 0:
-            self._past_bytes -= len(message.body)
-            self.bodies += len(message.body)
-        self.waiting += 1
-        message.open += 1
         delivery.state = PENDING
+        del self._over[delivery]
+        self._wait(delivery.message, 1)
 
     def trim(self) -> None:
         """Forget the oldest of what is over, until the rest is within the limits."""
-        while len(self._over) > MAX_OVER or self._past_bytes > MAX_PAST:
+        while len(self._over) > MAX_OVER or self._all_bodies - self.bodies > MAX_PAST:
             old, _ = self._over.popitem(last=False)
             message = old.message
             message.deliveries[old.index] = None
             message.left -= 1
             if message.left == 0:
-                self._past_bytes -= len(message.body)
+                self._all_bodies -= len(message.body)
                 message.body = b""  # `_changes` may still know the delivery
                 del self._messages[message.id]
             if self._pings.get(old.url) is old:
@@ -109,15 +103,15 @@ class History:
         self._changes.append(delivery)
         self.version += 1
 
-    # Asking, each with the lock but for `find`
+    # Asking: `newest`, `wait` and `changes` take the lock, the others are called with it
 
     def newest(self, matches: Callable[[Delivery], bool], limit: int, message_id: str = "") -> list[Delivery]:
         """The newest `limit` deliveries that match, newest first; of one message, if its id is given."""
         with self._condition:
-            one = self._messages.get(message_id)
-            messages = ([one] if one else []) if message_id else reversed(self._messages.values())
-            newest = (d for message in messages for d in reversed(message.deliveries))
-            return list(itertools.islice((d for d in newest if d is not None and matches(d)), limit))
+            one = [self._messages[message_id]] if message_id in self._messages else []
+            messages = one if message_id else reversed(self._messages.values())
+            found = (d for message in messages for d in reversed(message.deliveries) if d and matches(d))
+            return list(itertools.islice(found, limit))
 
     def wait(self, deliveries: Iterable[Delivery], seconds: float) -> bool:
         """Wait for the first attempts of these; False when they take longer than `seconds`."""
@@ -153,11 +147,11 @@ class History:
     def find(self, delivery_id: str) -> Delivery | None:
         """The delivery with this id, if it is remembered."""
         name, _, index = delivery_id.removeprefix("dlv_").rpartition("_")
-        message = self._messages.get("msg_" + name)
-        if message is None or not index.isdecimal() or len(index) > 7 or int(index) >= len(message.deliveries):
+        try:
+            delivery = self._messages["msg_" + name].deliveries[int(index)]
+        except (KeyError, ValueError, IndexError):
             return None
-        delivery = message.deliveries[int(index)]
-        return delivery if delivery is not None and delivery.id == delivery_id else None
+        return delivery if delivery and delivery.id == delivery_id else None
 
     def newest_ping(self, url: str) -> Delivery | None:
         return self._pings.get(url)
@@ -169,7 +163,7 @@ class History:
     def open_deliveries(self) -> Iterator[Delivery]:
         """Those that are not over; they may end meanwhile."""
         for message in list(self._messages.values()):
-            yield from [d for d in message.deliveries if d is not None and d.state in OPEN]
+            yield from [d for d in message.deliveries if d and d.state in OPEN]
 
     # The journal's records, out and in
 
@@ -183,14 +177,11 @@ class History:
             if record["message"] not in self._messages:
                 self.add(message_of(record), record["urls"])
         elif delivery := self.find(record["delivery"]):  # else it is forgotten
-            self._replay_delivery(delivery, record)
-
-    def _replay_delivery(self, delivery: Delivery, record: dict[str, Any]) -> None:
-        if delivery in self._over:
-            self.reopen(delivery)
-        restore(delivery, record)
-        if delivery.state not in OPEN:
-            self._end(delivery, delivery.state)
+            if delivery in self._over:
+                self.reopen(delivery)
+            restore(delivery, record)
+            if delivery.state not in OPEN:
+                self._end(delivery, delivery.state)
 
 
 def _size(attempt: Attempt) -> int:

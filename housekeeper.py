@@ -1,4 +1,4 @@
-"""A thread that does its work about once a second: what blocks, and so no sender may do."""
+"""A thread for work that blocks, and so no sender may do."""
 
 from __future__ import annotations
 
@@ -10,41 +10,34 @@ PAUSE_SECONDS = 5.0  # the same when the disk has refused
 CLOSE_SECONDS = 5.0  # for the last time
 
 
-class Housekeeper:
-    """A thread that does its work about once a second, and at once when it is woken."""
+class Housekeeper(threading.Thread):
+    """Calls `work` about once a second, and at once when it is woken; after a pause if it returned False."""
 
     def __init__(self, work: Callable[[], bool], log: Callable[[str], None]) -> None:
+        super().__init__(name="housekeeper", daemon=True)
         self._work, self._log = work, log
-        self._stir = threading.Event()
-        self.closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def wake(self) -> None:
-        self._stir.set()
+        self._woken, self._closed = threading.Event(), threading.Event()
+        self.wake = self._woken.set
 
     def close(self) -> None:
-        """Do what is left, and end."""
-        self.closed.set()
-        self._stir.set()
-        if self._thread.is_alive():
-            self._thread.join(CLOSE_SECONDS)
+        """Work once more, and end."""
+        self._closed.set()
+        self.wake()
+        if self.is_alive():
+            self.join(CLOSE_SECONDS)
 
-    def _run(self) -> None:
-        while not self.closed.is_set():
-            if self._do():
-                self._stir.wait(FLUSH_SECONDS)
+    def run(self) -> None:
+        while True:
+            closed = self._closed.is_set()  # then this is the last time
+            try:
+                worked = self._work()
+            except Exception as error:  # noqa: BLE001 - a bug, or a disk that fails: deliveries must go on
+                worked = False
+                self._log(f"an error on our side: {error!r}")
+            if closed:
+                return
+            if worked:
+                self._woken.wait(FLUSH_SECONDS)
             else:
-                self.closed.wait(PAUSE_SECONDS)
-            self._stir.clear()
-        self._do()
-
-    def _do(self) -> bool:
-        """Work; False when it is not to be tried again at once."""
-        try:
-            return self._work()
-        except Exception as error:  # a bug, or a disk that fails: deliveries must go on
-            self._log(f"an error on our side: {error!r}")
-            return False
+                self._closed.wait(PAUSE_SECONDS)
+            self._woken.clear()

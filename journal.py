@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from durable import APPEND, WINDOWS, Fsync, GroupCommit, ReplacedFile, StoreError, lock_descriptor
+from durable import APPEND, WINDOWS, Fsync, GroupCommit, StoreError, open_locked, opening, replacement, sync_directory
 
 COMPACT_BYTES = 33_554_432  # a smaller journal is not worth compacting; this one has some 100,000 deliveries
 
@@ -33,53 +33,49 @@ class Journal:
         self._commits: GroupCommit[tuple[bytes, Callable[[], None]]] = GroupCommit(self._write)  # its turn: the file
         self._noting = threading.Lock()  # guards `_notes`
         self._notes: dict[Hashable, bytes] = {}
-        self._whole = ReplacedFile(self.path, fsync, mode=0o600)
         self._synced = self._compacted_size = 0
-        try:
+        self._renamed = False  # since the directory was synced
+        with opening(self.path):
             self._file = self._open()
             self._size = os.fstat(self._file).st_size  # without what a failed write has left after it
-            self._whole.sync_directory()
-        except OSError as error:
-            raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from None
+            sync_directory(self.path, fsync)
 
     def _open(self) -> int:
-        """Also locks the file, in case somebody has removed the lock beside it. Windows removes no open file."""
-        descriptor = os.open(self.path, APPEND, 0o600)
-        if not WINDOWS:
-            lock_descriptor(descriptor, self.path)
-        return descriptor
+        """Locks the file in case somebody removes the lock beside it. Windows removes no open file."""
+        return os.open(self.path, APPEND, 0o600) if WINDOWS else open_locked(self.path, self.path)
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """The records, oldest first; to be exhausted before anything is written.
+        """The records, oldest first; to be exhausted before anything is written. StoreError for a broken line.
 
-        A line that is no record stops it with StoreError if it was synced. Else it and the rest are dropped: `warning`.
+        But from a broken line on that was not synced all is dropped: `warning`.
         """
         offset = synced = 0
         with open(self.path, "rb") as lines:
             for self.line, line in enumerate(lines, 1):
-                record = _record(line)
+                record, mark = _parse(line)
                 if record is None:
-                    later = [_record(line) for line in lines]
-                    synced = max(synced, *map(_mark, later), 0)
-                    mended = any(later) and b"\0" not in line  # no crash leaves that; without a mark, a hand has
-                    if synced > offset or mended and not synced:
-                        raise StoreError(f"{self.path}, line {self.line}: not a record; mend it, or move the file away")
-                    dropped = f"torn by a crash, dropped ({self._size - offset:,} bytes)"
-                    self.warning = f"{self.path}, line {self.line}: {dropped}"
-                    self._size = offset
-                    with contextlib.suppress(OSError):  # else the next write does it
-                        os.truncate(self._file, offset)
-                    return
+                    later = [_parse(it) for it in lines]
+                    synced = max([synced, *(mark for _, mark in later)])
+                    edited = not synced and any(it for it, _ in later) and b"\0" not in line  # no crash leaves that
+                    return self._drop(offset, synced > offset or edited)
                 offset += len(line)
-                synced = max(synced, _mark(record))
-                if not _mark(record):
+                synced = max(synced, mark)
+                if not mark:
                     yield record
 
-    def commit(self, record: bytes, accepted: Callable[[], None] = lambda: None) -> None:
-        """Append a record, and return when it is on the disk, and all earlier notes (b"" is for them alone).
+    def _drop(self, offset: int, needed: bool) -> None:
+        where = f"{self.path}, line {self.line}"
+        if needed:
+            raise StoreError(f"{where}: not a record; mend it, or move the file away")
+        self.warning = f"{where}: torn by a crash, dropped ({self._size - offset:,} bytes)"
+        self._size = offset
+        with contextlib.suppress(OSError):  # else the next write does it
+            os.truncate(self._file, offset)
 
-        `accepted` is called then, before the journal can be compacted. After a StoreError the record is not in the file,
-        unless the message says that it may be.
+    def commit(self, record: bytes, accepted: Callable[[], None] = lambda: None) -> None:
+        """Return when a record and all earlier notes are on the disk (b"" is for the notes alone).
+
+        `accepted` is called then, before the journal can be compacted. StoreError: it is not in the file, or may be.
         """
         self._commits.commit((record, accepted))
 
@@ -90,31 +86,28 @@ class Journal:
 
     def flush(self) -> bool:
         """Write the notes, without waiting for the disk. False when it refused them: they are kept."""
-        with self._commits.turn, contextlib.suppress(OSError, StoreError):
-            if not self._commits.closed:
-                self._append([], sync=False)
+        with contextlib.suppress(OSError, StoreError), self._commits.turn():
+            self._append([], sync=False)
             return True
         return False
 
     def compact(self, records: Callable[[], Iterable[bytes]]) -> None:
         """If the file has doubled, replace it by `records()`. Commits and notes of the meantime go to the new file."""
         if self._size >= max(COMPACT_BYTES, 2 * self._compacted_size):
-            with self._commits.turn:
-                if not self._commits.closed:
-                    self._replace(records())
+            with contextlib.suppress(OSError), self._commits.turn():
+                self._replace(records())
+            self._compacted_size = self._size  # also without room for a second file: not again before it has doubled
 
     def close(self) -> None:
         """Write and sync the notes; after that a commit is refused."""
-        with self._commits.turn:
-            if self._commits.closed:
-                return
+        with contextlib.suppress(OSError, StoreError), self._commits.turn():
             self._commits.closed = True
-            with contextlib.suppress(OSError, StoreError):
+            try:
                 self._append([], sync=True)
-            with contextlib.suppress(OSError):
+            finally:
                 os.close(self._file)
 
-    # In one thread at a time, which has the turn
+    # With the turn
 
     def _write(self, group: list[tuple[bytes, Callable[[], None]]]) -> None:
         self._append([record for record, _ in group], sync=True)
@@ -127,9 +120,9 @@ class Journal:
             self._file = self._open()
         if os.fstat(self._file).st_size > self._size:
             os.truncate(self._file, self._size)  # a failed write has left something
-        if self._whole.replaced:
-            self._whole.sync_directory()  # which may have failed when the file was compacted
-            self._whole.replaced = False
+        if sync and self._renamed:
+            sync_directory(self.path, self._fsync)
+            self._renamed = False
         with self._noting:
             notes, self._notes = self._notes, {}
         data = b"".join([*notes.values(), *records])
@@ -150,40 +143,23 @@ class Journal:
                 raise StoreError(f"{error.strerror}: it may have been stored; try again later") from None
             raise
         self._size += len(data)
-        self._synced = self._size if sync else self._synced
+        if sync:
+            self._synced = self._size
 
     def _replace(self, records: Iterable[bytes]) -> None:
-        """Replace the file. The new one is locked before it takes the name, and appended to from then on."""
-        new: list[int] = []
-
-        def keep(descriptor: int) -> None:
-            if not WINDOWS:
-                new.append(os.dup(descriptor))
-                lock_descriptor(new[0], self.path)
-
-        if WINDOWS:  # it replaces no open file; the next write opens the new one
-            os.close(self._file)
-            self._file = -1
-        with contextlib.suppress(OSError):  # no room for a second file: not again before the first has doubled
-            self._whole.replace(records, keep)
-        if self._whole.replaced:
-            self._size = self._synced = os.stat(self.path).st_size
-            new.append(self._file)
-            self._file = new.pop(0)
-        for descriptor in new:
-            os.close(descriptor)  # the old file, or a new one that did not get the name
-        self._compacted_size = self._size
+        with replacement(self.path, records, self._fsync, 0o600) as temporary:
+            size = os.stat(temporary).st_size
+            os.close(self._file)  # Windows replaces no open file
+            self._file = -1  # if anything fails now, the next write opens what has the name
+        self._size = self._synced = size
+        self._renamed = True
+        self._file = self._open()
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line) if line.endswith(b"\n") else None
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _mark(record: dict[str, Any] | None) -> int:
-    """The N of {"synced": N}; 0 for any other record."""
-    n = record.get("synced") if record and len(record) == 1 else 0
-    return n if isinstance(n, int) else 0
+def _parse(line: bytes) -> tuple[dict[str, Any] | None, int]:
+    """The record, None if it is none, and the N of {"synced": N}, 0 for any other record."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if line.endswith(b"\n") and isinstance(record := json.loads(line), dict):
+            mark = record.get("synced")
+            return record, mark if isinstance(mark, int) else 0
+    return None, 0

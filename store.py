@@ -1,7 +1,7 @@
 """The registered webhooks, in webhooks.json, and their secrets in a file beside it, so that the first can be shown.
 
-A change is staged on a copy of the snapshot in memory; the copy is written; then it becomes the snapshot, in one
-assignment. So readers need no lock, and a change that the disk refuses was never in memory.
+Stage, write, swap: a change is made to a copy of the snapshot in memory; the copy is written; then it becomes the
+snapshot, in one assignment. So readers need no lock, and a change that the disk refuses was never in memory.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from durable import Fsync, GroupCommit, ReplacedFile, StoreError, lock
-from loading import read_secrets, read_webhooks
+from durable import Fsync, GroupCommit, StoreError, open_locked, opening, replacement, sync_directory
+from loading import Check, read_secrets, read_webhooks
 
 MAX_WEBHOOKS = 200_000
 MAX_BYTES = 33_554_432  # of webhooks.json: 200,000 URLs of 2,048 characters would have 420 MB, and more in memory
@@ -28,45 +29,41 @@ class StoreFull(StoreError):
     """There is no room for another webhook."""
 
 
+@dataclass
 class _Snapshot:
     """All webhooks and secrets at one moment. It changes while it is staged, and never after that."""
 
-    def __init__(self, old: _Snapshot | None = None) -> None:
-        lines = old.lines if old else {}
-        self.lines: dict[str, dict[str, str]] = {event: lines[event].copy() for event in lines}  # by event type and URL
-        # By URL. Some URLs may have no webhook: typos of an edit, perhaps, so their secrets stay in the file.
-        self.secrets: dict[str, str] = old.secrets.copy() if old else {}
-        self.size: int = old.size if old else 3  # bytes of webhooks.json
-        self.new_lines = self.new_secrets = False  # whether they differ from those of `old`
+    lines: dict[str, dict[str, str]]  # of webhooks.json, by event type and URL
+    secrets: dict[str, str]  # by URL; one without a webhook stays: an edit may have a typo
+    size: int = 3  # bytes of webhooks.json
+
+    def copy(self) -> _Snapshot:
+        return _Snapshot({event: urls.copy() for event, urls in self.lines.items()}, self.secrets.copy(), self.size)
 
     def has(self, url: str) -> bool:
         return any(url in urls for urls in self.lines.values())
 
+    def registered(self, url: str, event: str) -> bool:
+        return url in self.lines.get(event, ())
+
     def secret(self, url: str) -> str | None:
-        secret = self.secrets.get(url)
-        return secret if secret and self.has(url) else None
+        return self.secrets.get(url) if self.has(url) else None
 
     def count(self) -> int:
         return sum(map(len, self.lines.values()))
 
     def add(self, url: str, event: str) -> None:
         if not self.has(url):
-            self.set_secret(url, None)  # one that was left in the file is not for whoever registers the URL now
+            self.secrets.pop(url, None)  # one that was left in the file is not for whoever registers the URL now
         line = self.lines.setdefault(event, {})[url] = _line(url, event)
         self.size += len(line)
-        self.new_lines = True
 
-    def remove(self, url: str, event: str) -> None:
-        self.size -= len(self.lines[event].pop(url))
-        self.new_lines = True
-        if not self.has(url):
-            self.set_secret(url, None)
-
-    def set_secret(self, url: str, secret: str | None) -> None:
-        if secret != self.secrets.get(url):
-            self.new_secrets = True
+    def remove(self, url: str, events: Iterable[str]) -> int:
+        gone = [self.lines[event].pop(url) for event in events if self.registered(url, event)]
+        self.size -= sum(map(len, gone))
+        if gone and not self.has(url):
             self.secrets.pop(url, None)
-            self.secrets.update({url: secret} if secret else {})
+        return len(gone)
 
     def pieces(self) -> Iterator[bytes]:
         """webhooks.json, 1,000 lines at a time: fresh memory for all in one would cost as much as the disk."""
@@ -77,29 +74,46 @@ class _Snapshot:
         yield b"\n]\n" if self.count() else b"]\n"
 
 
+def _line(url: str, event: str) -> str:
+    """An entry of webhooks.json after the first, which has no comma."""
+    return ",\n" + json.dumps({"url": url, "event": event})
+
+
+Change = Callable[[_Snapshot], int]  # how many webhooks it has added or removed; it raises before it changes anything
+
+
 class WebhookStore:
     """The webhooks, (url, event) pairs, and the secrets of URLs. All threads of one process may use it.
 
-    StoreError when another process has the file, by whatever link, or when the file is not as expected. `check`
-    returns the fault of a URL, or None.
+    StoreError when another process has the file, by whatever link, or when the file is not as expected.
     """
 
-    def __init__(
-        self, path: str | Path, check: Callable[[str], str | None] = lambda url: None, fsync: Fsync = os.fsync
-    ) -> None:
+    def __init__(self, path: str | Path, check: Check = lambda url: None, fsync: Fsync = os.fsync) -> None:
         self.path = Path(os.path.realpath(path))  # a link stays a link, and all links to a file lead to one lock
         self._secrets_path = self.path.with_suffix(".secrets.json")
-        self._file = ReplacedFile(self.path, fsync)
-        self._secrets_file = ReplacedFile(self._secrets_path, fsync, mode=0o600)
-        self._changes = GroupCommit(self._write)
-        self._lock = lock(self.path)
-        try:
-            self._snapshot = self._load(check)
-        except BaseException as error:
-            os.close(self._lock)
-            if isinstance(error, OSError):
-                raise StoreError(f"{self.path}: cannot be written: {error.strerror}") from None
-            raise
+        self._fsync = fsync
+        self._changes: GroupCommit[tuple[Change, Future[int]]] = GroupCommit(self._write)
+        self._stale = False  # whether a failed change has left something in the files
+        with opening(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = open_locked(self.path.with_suffix(".lock"), self.path)
+            try:
+                self._snapshot = self._load(check)
+            except BaseException:
+                os.close(self._lock)
+                raise
+
+    def _load(self, check: Check) -> _Snapshot:
+        loaded = _Snapshot({}, {})
+        if not self.path.exists():
+            self._replace(self.path, loaded.pieces())
+            self._stale = False
+        for url, event in dict.fromkeys(read_webhooks(self.path, check)):
+            loaded.add(url, sys.intern(event))
+        if max(self.path.stat().st_size, loaded.size) > MAX_BYTES:
+            raise StoreError(f"{self.path} has more than {MAX_BYTES:,} bytes, the limit; name another --store")
+        loaded.secrets = read_secrets(self._secrets_path)
+        return loaded
 
     def webhooks(self) -> list[dict[str, str]]:
         """All webhooks, by event type, as in the file."""
@@ -115,7 +129,7 @@ class WebhookStore:
         return self._snapshot.has(url)
 
     def registered(self, url: str, event: str) -> bool:
-        return url in self._snapshot.lines.get(event, ())
+        return self._snapshot.registered(url, event)
 
     def secret(self, url: str) -> str | None:
         return self._snapshot.secret(url)
@@ -130,7 +144,7 @@ class WebhookStore:
         wanted = dict.fromkeys(events)
 
         def change(staged: _Snapshot) -> int:
-            missing = [event for event in wanted if url not in staged.lines.get(event, ())]
+            missing = [event for event in wanted if not staged.registered(url, event)]
             if missing or secret not in (None, staged.secret(url)):
                 permit(staged.secret(url))
             size = staged.size + sum(len(_line(url, event)) for event in missing)
@@ -139,7 +153,7 @@ class WebhookStore:
             for event in missing:
                 staged.add(url, event)
             if secret is not None:
-                staged.set_secret(url, secret)
+                staged.secrets[url] = secret
             return len(missing)
 
         self._change(change)
@@ -148,103 +162,79 @@ class WebhookStore:
         """Remove one webhook, and the secret with the last one of its URL; returns 0 if there is none."""
 
         def change(staged: _Snapshot) -> int:
-            if url not in staged.lines.get(event, ()):
-                return 0
-            permit(staged.secret(url))
-            staged.remove(url, event)
-            return 1
+            if staged.registered(url, event):
+                permit(staged.secret(url))
+            return staged.remove(url, [event])
 
         return self._change(change)
 
     def unregister_urls(self, urls: Iterable[str]) -> int:
         """Remove all webhooks of these URLs, as they are when they are read in its turn; returns the number removed."""
+        return self._change(lambda staged: sum(staged.remove(url, staged.lines) for url in list(urls)))
 
-        def change(staged: _Snapshot) -> int:
-            gone = set(urls)
-            found = [(url, event) for event, urls in staged.lines.items() for url in gone & urls.keys()]
-            for url, event in found:
-                staged.remove(url, event)
-            return len(found)
-
-        return self._change(change)
-
-    def _change(self, change: Callable[[_Snapshot], int]) -> int:
+    def _change(self, change: Change) -> int:
         outcome: Future[int] = Future()
         self._changes.commit((change, outcome))
         return outcome.result()
 
+    # The files; only the thread that has the turn of `_changes` writes them
+
+    def _write(self, group: list[tuple[Change, Future[int]]]) -> None:
+        """Stage a group of changes, write the files, swap the snapshot."""
+        self._put_back()
+        staged, changed = self._snapshot.copy(), 0
+        for change, outcome in group:
+            try:
+                outcome.set_result(count := change(staged))
+                changed += count
+            except Exception as error:  # noqa: BLE001 - refused; the others go on
+                outcome.set_exception(error)
+        try:
+            self._write_files(staged, changed > 0)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._put_back()
+            if self._stale:
+                raise StoreError(f"{error.strerror}: the change may have been stored, try again later") from None
+            raise
+        self._snapshot = staged  # the swap
+
+    def _write_files(self, new: _Snapshot, changed: bool) -> None:
+        """Write what differs; a crash in between leaves no entry without its secret, and none with another's."""
+        old = between = self._snapshot.secrets
+        if new.secrets != old:
+            between = {url: old[url] for url in old if self.has(url)} | new.secrets
+        if between != old:
+            self._write_secrets(between)
+        if changed:
+            self._replace(self.path, new.pieces())
+        if new.secrets != between:
+            self._write_secrets(new.secrets)
+        self._stale = False
+
+    def _put_back(self) -> None:
+        """Write the snapshot to both files, if a failed change has left something in them."""
+        if self._stale:
+            self._write_secrets(self._snapshot.secrets)
+            self._replace(self.path, self._snapshot.pieces())
+            self._stale = False
+
+    def _write_secrets(self, secrets: dict[str, str]) -> None:
+        self._replace(self._secrets_path, [json.dumps(secrets, separators=(",\n", ": ")).encode(), b"\n"], 0o600)
+
+    def _replace(self, path: Path, pieces: Iterable[bytes], mode: int = 0o666) -> None:
+        with replacement(path, pieces, self._fsync, mode):
+            self._stale = True
+        sync_directory(path, self._fsync)
+
     def repair(self) -> None:
         """Put back the files that a failed change has left on the disk, if the disk lets us; never raises."""
-        with self._changes.turn, contextlib.suppress(OSError):
-            if not self._changes.closed:
-                self._put_back()
+        with contextlib.suppress(OSError), self._changes.turn():
+            self._put_back()
 
     def close(self) -> None:
         """Let another process have the files."""
         self.repair()
-        with self._changes.turn:
-            if not self._changes.closed:
-                self._changes.closed = True
-                os.close(self._lock)
-
-    # The files; only the thread that has the turn of `_changes` writes them
-
-    def _write(self, group: list[tuple[Callable[[_Snapshot], int], Future[int]]]) -> None:
-        """Stage a group of changes, replace the files, swap the snapshot."""
-        self._put_back()
-        staged = _Snapshot(self._snapshot)
-        for change, outcome in group:
-            try:
-                outcome.set_result(change(staged))
-            except Exception as error:  # noqa: BLE001 - refused before it changed anything; the others go on
-                outcome.set_exception(error)
-        try:
-            self._replace_files(self._snapshot, staged)
-        except OSError as error:
-            try:
-                self._put_back()
-            except OSError:
-                raise StoreError(f"{error.strerror}: the change may have been stored, try again later") from None
-            raise
-        self._snapshot = staged
-
-    def _replace_files(self, old: _Snapshot, new: _Snapshot) -> None:
-        """Write what differs; a crash in between leaves no entry without its secret."""
-        needed = {url: old.secrets[url] for url in old.secrets if old.has(url)} if new.new_secrets else {}
-        between = {**needed, **new.secrets}
-        if new.new_secrets and between != old.secrets:
-            self._secrets_file.replace(_secrets_text(between))
-        if new.new_lines:
-            self._file.replace(new.pieces())
-        if new.new_secrets and between != new.secrets:
-            self._secrets_file.replace(_secrets_text(new.secrets))
-        self._file.replaced = self._secrets_file.replaced = False
-
-    def _put_back(self) -> None:
-        """Write the snapshot to both files, if a failed change has replaced one of them."""
-        if self._file.replaced or self._secrets_file.replaced:
-            self._secrets_file.replace(_secrets_text(self._snapshot.secrets))
-            self._file.replace(self._snapshot.pieces())
-            self._file.replaced = self._secrets_file.replaced = False
-
-    def _load(self, check: Callable[[str], str | None]) -> _Snapshot:
-        loaded = _Snapshot()
-        if not self.path.exists():
-            self._file.replace(loaded.pieces())
-            self._file.replaced = False
-        for url, event in read_webhooks(self.path, check):
-            if url not in loaded.lines.get(event, ()):
-                loaded.add(url, sys.intern(event))
-        if max(self.path.stat().st_size, loaded.size) > MAX_BYTES:
-            raise StoreError(f"{self.path} has more than {MAX_BYTES:,} bytes, the limit; name another --store")
-        loaded.secrets = read_secrets(self._secrets_path)
-        return loaded
-
-
-def _line(url: str, event: str) -> str:
-    """An entry of webhooks.json after the first, which has no comma."""
-    return ",\n" + json.dumps({"url": url, "event": event})
-
-
-def _secrets_text(secrets: dict[str, str]) -> list[bytes]:
-    return [json.dumps(secrets, separators=(",\n", ": ")).encode(), b"\n"]
+        with contextlib.suppress(OSError), self._changes.turn():
+            self._changes.closed = True
+            os.close(self._lock)

@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from disks import Disk, full, no_sync, together
 from support import SECONDS, held
 
 import durable
-from durable import GroupCommit, ReplacedFile, StoreError, lock
+from durable import Fsync, GroupCommit, StoreError, open_locked, replacement, sync_directory
 
 # --- a file that is replaced ------------------------------------------------------------------------------------------
 
@@ -26,34 +26,45 @@ def broken_records() -> Any:
     full()
 
 
-FAILURES = ["fsync 1", "fsync 2", "os.open", "os.replace", "os.fchmod", "content"]
+FAILURES = ["fsync 1", "fsync 2", "os.open", "os.replace", "os.chmod", "content"]
+
+
+def replace(path: Path, pieces: Iterable[bytes], fsync: Fsync, mode: int = 0o666) -> None:
+    with replacement(path, pieces, fsync, mode) as temporary:
+        assert Path(temporary).read_bytes() == b"new", "not written before it takes the name"
+    sync_directory(path, fsync)
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_a_replacement_that_fails_leaves_the_old_content_or_says_so(
+def test_a_replacement_that_fails_leaves_the_old_content_until_the_name_has_changed(
     failure: str, tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    file = ReplacedFile(path, disk)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
         if "fsync" in failure:
             disk.fail(lambda number: number == int(failure[-1]))
         elif "os." in failure:
             patch.setattr(failure, full)
-        file.replace(broken_records() if failure == "content" else [b"new"])
-    assert file.replaced == (failure == "fsync 2")
-    assert path.read_bytes() == (b"new" if file.replaced else b"old")
+        replace(path, broken_records() if failure == "content" else [b"new"], disk)
+    assert path.read_bytes() == (b"new" if failure == "fsync 2" else b"old")
     assert list(tmp_path.iterdir()) == [path]
     disk.mend()
-    file.replace([b"ne", b"w", b""])
-    assert path.read_bytes() == b"new" and file.replaced
+    replace(path, [b"ne", b"w", b""], disk)
+    assert path.read_bytes() == b"new"
+
+
+def test_a_replacement_that_is_broken_off_leaves_the_old_content(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), replacement(path, [b"new"], no_sync, 0o666):
+        raise ZeroDivisionError
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_second_file_that_a_crash_has_left_is_not_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file.tmp").write_bytes(b"a long rest of a former content")
-    file = ReplacedFile(tmp_path / "file", no_sync, mode=0o600)
-    file.replace([b"new"])
+    replace(tmp_path / "file", [b"new"], no_sync, 0o600)
     assert (tmp_path / "file").read_bytes() == b"new" and not (tmp_path / "file.tmp").exists()
     if os.name != "nt":
         assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
@@ -63,28 +74,28 @@ def test_a_file_that_an_indexer_has_open_is_replaced_a_moment_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Windows refuses meanwhile."""
-    replace, refusals = os.replace, [1, 2, 3]
+    rename, refusals = os.replace, [1, 2, 3]
 
     def refuse(source: str, target: Path) -> None:
         if refusals and refusals.pop():
             raise PermissionError(errno.EACCES, "Permission denied")
-        replace(source, target)
+        rename(source, target)
 
     monkeypatch.setattr(durable, "WINDOWS", True)
     monkeypatch.setattr(os, "replace", refuse)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    ReplacedFile(tmp_path / "file", no_sync).replace([b"new"])
+    replace(tmp_path / "file", [b"new"], no_sync)
     assert (tmp_path / "file").read_bytes() == b"new"
 
 
 def test_a_lock_has_one_owner_and_ends_with_its_descriptor(tmp_path: Path) -> None:
-    first = lock(tmp_path / "folder" / "hooks.json")
+    first = open_locked(tmp_path / "hooks.lock", tmp_path / "hooks.json")
     with pytest.raises(StoreError, match="hooks.json: another exposee has it"):
-        lock(tmp_path / "folder" / "hooks.json")
-    lock_of_another = lock(tmp_path / "folder" / "others.json")
+        open_locked(tmp_path / "hooks.lock", tmp_path / "hooks.json")
+    other = open_locked(tmp_path / "others.lock", tmp_path / "others.json")
     os.close(first)
-    os.close(lock(tmp_path / "folder" / "hooks.json"))
-    os.close(lock_of_another)
+    os.close(open_locked(tmp_path / "hooks.lock", tmp_path / "hooks.json"))
+    os.close(other)
 
 
 # --- many threads, one disk -------------------------------------------------------------------------------------------
@@ -164,4 +175,7 @@ def test_nothing_is_written_after_the_end(disk: Disk) -> None:
         first.result(SECONDS)
         with pytest.raises(StoreError, match="shutting down: nothing was stored"):
             second.result(SECONDS)
+    for again in (3, 4):
+        with pytest.raises(StoreError, match="shutting down: nothing was stored"):
+            commits.commit(again)
     assert paper.groups == [[1]]

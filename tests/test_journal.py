@@ -220,21 +220,6 @@ def test_a_journal_has_one_owner_even_without_a_file_of_its_lock(compacted: bool
     Journal(grown.path, no_sync).close()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs flock")
-def test_a_compacted_journal_is_never_seen_without_its_lock(grown: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace, refused = os.replace, list[bool]()
-
-    def rename(source: str, target: Path) -> None:
-        replace(source, target)
-        with pytest.raises(StoreError, match="another exposee has it"):
-            Journal(grown.path, no_sync)
-        refused.append(True)
-
-    monkeypatch.setattr(os, "replace", rename)
-    grown.compact(lambda: map(record, range(50)))
-    assert refused and grown.path.stat().st_size == len(b"".join(map(record, range(50))))
-
-
 # --- notes ------------------------------------------------------------------------------------------------------------
 
 
@@ -460,7 +445,8 @@ def test_no_file_is_open_when_it_is_replaced(grown: Journal, tmp_path: Path, mon
 
     monkeypatch.setattr(os, "replace", replace_as_windows_does)
     monkeypatch.setattr(journal_module, "WINDOWS", True)
-    durable.ReplacedFile(tmp_path / "another", no_sync).replace([b"1"])
+    with durable.replacement(tmp_path / "another", [b"1"], no_sync, 0o666):
+        pass
     grown.compact(lambda: map(record, range(100)))
     grown.commit(record(100))
     assert replaced == ["another", "deliveries.jsonl"]

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ A, B, C, D = ENTRIES = [
     {"url": "https://c.example:8443/d", "event": "payment_processed"},
 ]
 GOOD = json.dumps(A)
+COMMA = sys.version_info >= (3, 13)  # json tells the line of a comma too many, not that of what follows
 
 
 def anyone(secret: str | None) -> None:
@@ -122,8 +124,8 @@ def test_any_layout_of_the_list_loads(
         ("nonsense", 1, "not JSON"),
         ("", 1, "is empty, expected at least []"),
         ("  \n", 1, "is empty, expected at least []"),
-        (f"[\n{GOOD}\n,\n\n]", 5, "not JSON"),
-        (f"[\n{GOOD[:-1]}\n, \n }}]", 4, "not JSON"),
+        (f"[\n{GOOD}\n,\n\n]", 3 if COMMA else 5, "not JSON"),
+        (f"[\n{GOOD[:-1]}\n, \n }}]", 3 if COMMA else 4, "not JSON"),
         ("{}", 1, "not a list"),
         (GOOD, 1, "not a list"),
         ("null", 1, "not a list"),
@@ -132,7 +134,7 @@ def test_any_layout_of_the_list_loads(
         ("[[]]", 1, "not an entry"),
         (f"[\n{GOOD},\n\n  {{}}]", 4, "not an entry"),
         (f"[\n{GOOD},\n{GOOD[:-1]}", 3, "not JSON"),
-        (f"[\n{GOOD},\n]\n", 3, "not JSON"),
+        (f"[\n{GOOD},\n]\n", 2 if COMMA else 3, "not JSON"),
         (f"[\n{GOOD}\n]\n[]", 4, "not JSON"),
         (f'[{GOOD},\n{{"url": "http://b.example/"}}]', 2, "not an entry"),
         ('[\n{"url": "http://b.example/", "event": "e", "secret": "s"}]', 2, "not an entry"),
@@ -307,10 +309,7 @@ def test_no_200_leaves_before_the_disk_has_it(what: str, tmp_path: Path, disk: D
 # --- webhooks.json: a full disk -------------------------------------------------------------------------------
 
 
-MORE = ["fsync 3", "fsync 4"]  # where there are two files to write, each of them and then its directory
-
-
-FAILURES = ["every fsync", "fsync 1", "fsync 2", "os.replace", "os.open", "os.fchmod"]
+FAILURES = ["every fsync", "fsync 1", "fsync 2", "os.replace", "os.open", "os.chmod"]
 MORE = ["fsync 3", "fsync 4"]  # where there are two files to write, each of them and then its directory
 
 
@@ -479,7 +478,7 @@ class Faults:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
         self.failing: Callable[[int], bool] = lambda number: False
-        for name in ("open", "replace", "unlink", "fchmod"):
+        for name in ("open", "replace", "unlink", "chmod"):
             monkeypatch.setattr(os, name, self.wrapped(getattr(os, name)))
         monkeypatch.setattr(durable, "open", self.open, raising=False)
         self.fsync = self.wrapped(no_sync)
@@ -734,7 +733,7 @@ def test_many_urls_that_are_gone_are_one_replacement(opened: Callable[[], Webhoo
 
 
 def are_waiting(it: WebhookStore, count: int) -> bool:
-    return len(it._changes._queue) == count
+    return len(it._changes._gathering.items) == count
 
 
 def test_a_url_that_comes_back_in_the_same_group_has_no_old_secret(
