@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
@@ -29,13 +28,13 @@ class StoreFull(StoreError):
     """There is no room for another webhook."""
 
 
-@dataclass
 class _Snapshot:
     """All webhooks and secrets at one moment. It changes while it is staged, and never after that."""
 
-    lines: dict[str, dict[str, str]]  # of webhooks.json, by event type and URL
-    secrets: dict[str, str]  # by URL; one without a webhook stays: an edit may have a typo
-    size: int = 3  # bytes of webhooks.json
+    def __init__(self, lines: dict[str, dict[str, str]], secrets: dict[str, str], size: int = 3) -> None:
+        self.lines = lines  # of webhooks.json, by event type and URL
+        self.secrets = secrets  # by URL; one without a webhook stays: an edit may have a typo
+        self.size = size  # bytes of webhooks.json
 
     def copy(self) -> _Snapshot:
         return _Snapshot({event: urls.copy() for event, urls in self.lines.items()}, self.secrets.copy(), self.size)
@@ -47,7 +46,8 @@ class _Snapshot:
         return url in self.lines.get(event, ())
 
     def secret(self, url: str) -> str | None:
-        return self.secrets.get(url) if self.has(url) else None
+        secret = self.secrets.get(url)
+        return secret if secret and self.has(url) else None
 
     def count(self) -> int:
         return sum(map(len, self.lines.values()))

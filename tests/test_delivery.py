@@ -501,7 +501,7 @@ def test_a_cancellation_that_a_sender_was_quicker_with_is_on_the_disk_as_well(
 ) -> None:
     """Its turn came between the unregistration and the call that cancels what waits."""
     monkeypatch.setattr(housekeeper, "FLUSH_SECONDS", 600.0)
-    monkeypatch.setattr(sender, "UNDER_WAY", 1)
+    monkeypatch.setattr(endpoints, "UNDER_WAY", 1)
     blocking = Blocking()
     with Desk(tmp_path, URL) as desk, held(blocking):
         desk.register(SECOND, OTHER)
@@ -847,7 +847,7 @@ def test_a_ping_that_failed_is_not_confirmed_but_refused_with_the_reason(desk: D
 
 def test_a_ping_that_was_never_sent_is_not_confirmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its URL answered 410 while it waited, and is registered again."""
-    monkeypatch.setattr(sender, "UNDER_WAY", 1)
+    monkeypatch.setattr(endpoints, "UNDER_WAY", 1)
     blocking = Blocking()
     with Desk(tmp_path, URL) as desk, held(blocking):
         desk.register(SECOND, OTHER)
