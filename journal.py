@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from durable import APPEND, WINDOWS, Fsync, GroupCommit, StoreError, open_locked, opening, replacement, sync_directory
+from durable import APPEND, WINDOWS, Fsync, GroupCommit, StoreError, open_locked, opening, replacement, sync_directory, write_all
 
 COMPACT_BYTES = 33_554_432  # a smaller journal is not worth compacting; this one has some 100,000 deliveries
 
@@ -129,9 +129,7 @@ class Journal:
         if sync and self._synced:
             data = b'{"synced": %d}\n' % self._synced + data
         try:
-            rest = data
-            while rest:  # a disk that fills up takes a part, and only the next call fails
-                rest = rest[os.write(self._file, rest) :]
+            write_all(self._file, data)
             if sync:
                 self._fsync(self._file)
         except OSError as error:

@@ -10,15 +10,24 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
-from durable import Fsync, GroupCommit, StoreError, open_locked, opening, replacement, sync_directory
+from durable import (
+    Fsync,
+    GroupCommit,
+    StoreError,
+    open_locked,
+    opening,
+    replacement,
+    sync_directory,
+)
 from loading import Check, read_secrets, read_webhooks
 
 MAX_WEBHOOKS = 200_000
+CHUNK = 65_536  # bytes of webhooks.json that are copied to add a line
 MAX_BYTES = 33_554_432  # of webhooks.json: 200,000 URLs of 2,048 characters would have 420 MB, and more in memory
 
 Permit = Callable[[str | None], None]  # gets the secret that a URL has, and raises to forbid a change
@@ -31,13 +40,14 @@ class StoreFull(StoreError):
 class _Snapshot:
     """All webhooks and secrets at one moment. It changes while it is staged, and never after that."""
 
-    def __init__(self, lines: dict[str, dict[str, str]], secrets: dict[str, str], size: int = 3) -> None:
+    def __init__(self, lines: dict[str, dict[str, str]], secrets: dict[str, str], chunks: list[bytes]) -> None:
         self.lines = lines  # of webhooks.json, by event type and URL
         self.secrets = secrets  # by URL; one without a webhook stays: an edit may have a typo
-        self.size = size  # bytes of webhooks.json
+        self.chunks = chunks  # the lines as bytes: a registration adds to the last; made anew after a removal
 
     def copy(self) -> _Snapshot:
-        return _Snapshot({event: urls.copy() for event, urls in self.lines.items()}, self.secrets.copy(), self.size)
+        lines = {event: urls.copy() for event, urls in self.lines.items()}
+        return _Snapshot(lines, self.secrets.copy(), self.chunks.copy())
 
     def has(self, url: str) -> bool:
         return any(url in urls for urls in self.lines.values())
@@ -56,22 +66,33 @@ class _Snapshot:
         if not self.has(url):
             self.secrets.pop(url, None)  # one that was left in the file is not for whoever registers the URL now
         line = self.lines.setdefault(event, {})[url] = _line(url, event)
-        self.size += len(line)
+        self._append(line)
+
+    def _append(self, line: str) -> None:
+        if not self.chunks or len(self.chunks[-1]) > CHUNK:
+            self.chunks.append(b"")
+        self.chunks[-1] += line.encode()
 
     def remove(self, url: str, events: Iterable[str]) -> int:
         gone = [self.lines[event].pop(url) for event in events if self.registered(url, event)]
-        self.size -= sum(map(len, gone))
+        if gone:
+            self.chunks = []
         if gone and not self.has(url):
             self.secrets.pop(url, None)
         return len(gone)
 
-    def pieces(self) -> Iterator[bytes]:
-        """webhooks.json, 1,000 lines at a time: fresh memory for all in one would cost as much as the disk."""
-        lines = chain.from_iterable(urls.values() for urls in self.lines.values())
-        yield b"[" + next(lines, "")[1:].encode()
-        while piece := "".join(islice(lines, 1_000)):
-            yield piece.encode()
-        yield b"\n]\n" if self.count() else b"]\n"
+    @property
+    def size(self) -> int:
+        """Bytes of webhooks.json."""
+        return sum(map(len, self.pieces()))
+
+    def pieces(self) -> list[bytes]:
+        """webhooks.json, in parts."""
+        if not self.chunks:
+            for line in chain.from_iterable(urls.values() for urls in self.lines.values()):
+                self._append(line)
+        first, *rest = self.chunks or [b""]
+        return [b"[" + first[1:], *rest, b"\n]\n" if first else b"]\n"]
 
 
 def _line(url: str, event: str) -> str:
@@ -104,7 +125,7 @@ class WebhookStore:
                 raise
 
     def _load(self, check: Check) -> _Snapshot:
-        loaded = _Snapshot({}, {})
+        loaded = _Snapshot({}, {}, [])
         if not self.path.exists():
             self._replace(self.path, loaded.pieces())
             self._stale = False
