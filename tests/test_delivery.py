@@ -45,6 +45,7 @@ from support import (
 )
 
 import delivery as dispatching
+import endpoints
 import housekeeper
 from delivery import Full, NotPossible
 from durable import StoreError

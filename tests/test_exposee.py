@@ -850,7 +850,7 @@ def test_what_waits_for_a_webhook_that_is_gone_is_told_and_kept_until_the_owner_
     (tmp_path / "webhooks.json").write_text("[]")
     for _ in range(2):  # a start alone decides nothing
         with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
-            assert program.wait_for(f"warning: 2 waiting for {url}, which is not registered")
+            assert program.wait_for(f"warning: 2 deliveries wait for 1 URLs that are not registered for them, such as {url}")
             assert "Exposee on http" in program.lines[0]
             caller = Caller(program.port)
             answer = caller.call("DELETE", UNREGISTER, body, **TUNNEL)  # nor does a stranger
