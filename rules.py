@@ -35,8 +35,8 @@ PROXY_FIELD = re.compile(  # how the fields begin that proxies and tunnels add
 def is_local(request: Request) -> bool:
     """Whether the caller sits at this machine: see "who may do what" in SECURITY.md.
 
-    Each of the conditions alone can be met from outside: a tunnel's end connects from loopback, a web page in the
-    owner's browser too, a name of the attacker's can resolve to 127.0.0.1, and nginx names us as the Host by default.
+    Each condition alone can be met from outside: a tunnel's end and a web page in the owner's browser connect from
+    loopback, a name of the attacker's can resolve to 127.0.0.1, and nginx names us as the Host by default.
     """
     authorities = (request.authority, request.headers.get("host", request.authority))
     hosts = [re.sub(r":\d*$", "", authority).strip("[]") for authority in authorities]
@@ -76,40 +76,36 @@ def permit(request: Request, carried: str | None) -> Callable[[str | None], None
     """A function that refuses changes of a URL with a secret to strangers who do not carry it."""
 
     def check(secret: str | None) -> None:
-        known = secret is None or is_local(request) or hmac.compare_digest(secret.encode(), (carried or "").encode())
-        if not known:
+        known = carried is not None and secret is not None and hmac.compare_digest(secret.encode(), carried.encode())
+        if not (known or secret is None or is_local(request)):
             raise Problem(403, "this url has a secret: send the same one as secret to change its webhooks")
 
     return check
 
 
 class Allowance:
-    """A token bucket: `rate` a second on average, `burst` in a row. All strangers share it: a tunnel hides them."""
+    """`rate` a second on average, `burst` in a row. All strangers share it: a tunnel hides them."""
 
-    def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
-        self._rate, self._burst, self._clock = rate, burst, clock
-        self._lock = threading.Lock()  # guards the next two
-        self._left, self._at = burst, clock()
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._gap, self._ahead, self._clock = 1 / rate, (burst - 1) / rate, clock
+        self._lock, self._due = threading.Lock(), 0.0  # guarded by it: when the next one is due at the average rate
 
     def take(self) -> float:
         """0.0, or the seconds to wait for the next one."""
         with self._lock:
             now = self._clock()
-            self._left, self._at = min(self._burst, self._left + (now - self._at) * self._rate), now
-            if self._left < 1:
-                return (1 - self._left) / self._rate
-            self._left -= 1
-            return 0.0
+            due = max(self._due, now)
+            wait = max(0.0, due - now - self._ahead)
+            self._due = due if wait else due + self._gap
+            return wait
 
 
 class Rules:
     """What the owner has chosen: the event types, the destinations that strangers may register, and the token."""
 
-    def __init__(
-        self, event_types: Sequence[str], guard: Guard, token: str = "", clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, event_types: Sequence[str], guard: Guard, token: str = "") -> None:
         self.event_types, self._guard, self._token = tuple(event_types), guard, token
-        self._allowance = Allowance(STRANGER_RATE, STRANGER_BURST, clock)
+        self._allowance = Allowance(STRANGER_RATE, STRANGER_BURST)
 
     def is_owner(self, request: Request) -> bool:
         return is_local(request) or bool(self._token) and carries(request, self._token)

@@ -4,20 +4,19 @@
     server.run()
 
 A connection gets a thread. On it a request is read (wire.py), finds its handler in the table of routes, and the `Answer`
-(or the `Problem` that was raised) goes out as one write. http.server brings the connections and the threads, and no
-limits: it waits for any client for ever. Left out on purpose: TLS, which is a tunnel's or a proxy's job.
+(or the `Problem` that was raised) goes out as one write. http.server brings the loop over requests, and no limits: it
+waits for any client for ever. Left out on purpose: TLS, which is a tunnel's or a proxy's job.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
-import hashlib
 import io
 import math
 import os
 import re
+import secrets
 import signal
 import socket
 import socketserver
@@ -26,7 +25,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from wire import Answer, Problem, Request, RequestReader
 
 MAX_CONNECTIONS = 128  # each is a thread: about 60 KiB
 CLIENT_SECONDS = 12.0  # for the first byte of a request, for all of it, and for a client to take our answer
-LINGER_SECONDS = 1.0  # for what a client still sends when we close: see `_linger`
+LINGER_SECONDS = 1.0  # for what a client still sends when we close (RFC 9112, 9.6)
 ACCEPT_PAUSE = 0.05  # seconds without accepting when there is no file descriptor for a connection
 
 Handler = Callable[[Request], Answer]
@@ -48,12 +47,13 @@ class _Connection(socket.socket):
     deadline = math.inf  # by the monotonic clock, for what we wait for from the client; inf when we do not wait
 
     def recv_into(self, *arguments: Any) -> int:
-        left = self.deadline - time.monotonic()
-        with contextlib.suppress(TimeoutError):
-            if left > 0:
-                self.settimeout(left)
-                return super().recv_into(*arguments)
-        raise Problem(408, f"the whole request took over {CLIENT_SECONDS:.0f} s")
+        try:
+            if (left := self.deadline - time.monotonic()) <= 0:
+                raise TimeoutError
+            self.settimeout(left)
+            return super().recv_into(*arguments)
+        except TimeoutError:
+            raise Problem(408, f"the whole request took over {CLIENT_SECONDS:.0f} s") from None
 
     def wake(self, how: int) -> None:
         """Shut the connection down, so that its thread reads no more and closes it."""
@@ -84,7 +84,10 @@ class _Handler(BaseHTTPRequestHandler):
         with self._answer() as answer:
             self._send(answer)
         if self.close_connection and not answer.takeover:
-            self._linger()
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.deadline = time.monotonic() + LINGER_SECONDS
+            while self.rfile.read1(65_536):  # unread bytes reset the connection, which can overtake our answer
+                pass
 
     def _answer(self) -> Answer:
         """The answer to the next request. EOFError when the client hangs up in the middle of it: no one reads one."""
@@ -115,21 +118,15 @@ class _Handler(BaseHTTPRequestHandler):
             for piece in answer.stream:
                 self.connection.sendall(piece)
 
-    def _linger(self) -> None:
-        """Read on before closing: unread bytes reset the connection, which can overtake our answer (RFC 9112, 9.6)."""
-        self.connection.shutdown(socket.SHUT_WR)
-        self.connection.deadline = time.monotonic() + LINGER_SECONDS
-        while self.rfile.read1(65_536):
-            pass
 
-
-class Server(ThreadingHTTPServer):
+class Server(socketserver.ThreadingTCPServer):
     """A thread for each connection, MAX_CONNECTIONS at most. `transcript` prints every exchange.
 
     When all are taken, or all file descriptors, the connection that has waited longest for its client makes room for
     the new one: a client that opens connections and says nothing cannot keep others out.
     """
 
+    daemon_threads = True
     timeout = 0.1  # seconds between two looks at `stopping`
     request_queue_size = 1_024  # http.server's 5 makes a burst of clients wait a second for their SYN
     allow_reuse_address = os.name != "nt"  # there it would let two servers share the port
@@ -147,20 +144,19 @@ class Server(ThreadingHTTPServer):
         except OSError as error:
             other = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
             raise OSError(f"{host} port {port}: {error.strerror or error}; name another {other}") from None
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}"
+        self.server_port = self.socket.getsockname()[1]
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+        self.url = f"http://{host}:{self.server_port}"
 
     def server_bind(self) -> None:
-        """Bind, without the getfqdn of HTTPServer, which can take seconds."""
         if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+        super().server_bind()
 
     def set_routes(self, routes: Routes) -> None:
         """To be called before `run` by a program that binds its port before it has what the handlers need.
 
-        The first path that fits counts. HEAD comes with GET (RFC 9110, 9.3.2), unless it is None: a GET with effects.
+        The first path that matches counts. HEAD comes with GET (RFC 9110, 9.3.2), unless it is None: a GET with effects.
         """
         self._routes: dict[str, tuple[re.Pattern[str], dict[str, Handler]]] = {}
         for path, methods in routes.items():
@@ -264,7 +260,7 @@ def stay_on_one_core() -> None:
     """Keep all threads on one core, where the system can do that and one thread of Python runs at a time anyway.
 
     To wake the next one on another core costs an interrupt: accepting events is 1.8 times faster without. The last core,
-    because the first has the system's own work: a registration took 0.1 ms longer there.
+    because the first has the system's own work.
     """
     if sys.platform == "linux" and getattr(sys, "_is_gil_enabled", lambda: True)():
         with contextlib.suppress(OSError):
@@ -273,12 +269,9 @@ def stay_on_one_core() -> None:
 
 def page(path: Path) -> Answer:
     """An HTML page, with a policy under which only its own script and style count, and nothing is fetched elsewhere."""
-    html = path.read_bytes().replace(b"\r\n", b"\n")  # a browser hashes what it has parsed, where lines end with LF
-    parts = re.findall(rb"<(?:script|style)>(.*?)</(?:script|style)>", html, re.DOTALL)
-    own = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(part).digest()).decode()}'" for part in parts)
-    policy = (
-        f"default-src 'none'; connect-src 'self'; script-src {own}; style-src {own}; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    headers = {"Content-Security-Policy": policy, "Cache-Control": "no-cache", "Referrer-Policy": "no-referrer"}
+    nonce = secrets.token_urlsafe(16)
+    html = re.sub(b"<(script|style)>", rb'<\1 nonce="%b">' % nonce.encode(), path.read_bytes())
+    policy = f"default-src 'none'; connect-src 'self'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:"
+    policy += "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
     return Answer(200, html, {**headers, "X-Content-Type-Options": "nosniff"}, "text/html; charset=utf-8")

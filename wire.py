@@ -7,6 +7,7 @@ close. Connections and threads are server.py's business. Left out on purpose: co
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import functools
 import http
@@ -38,23 +39,22 @@ CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)(?:%b)*\r\n" % EXTENSION)
 AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
 SINGLE = ("content-length", "host", "transfer-encoding", "content-type", "authorization")
 
-JSON_TYPE, PROBLEM_TYPE = "application/json", "application/problem+json"
+JSON_TYPE = "application/json"
+PHRASES = {status.value: status.phrase for status in http.HTTPStatus}  # but for these, which vary between versions
+PHRASES |= {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
 CURL_HINT = "add curl's -H 'Content-Type: application/json'"
 
 
 class Problem(Exception):
-    """An answer that says what was wrong: raised anywhere in a handler, sent as problem+json (RFC 9457).
-
-    `detail` is one sentence: what was wrong, what was expected, what to do.
-    """
+    """Raised anywhere in a handler, sent as problem+json (RFC 9457). `detail`: what was wrong, and what was expected."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status, self.detail, self.headers = status, detail, dict(headers or {})
 
     def answer(self) -> Answer:
-        body = {"title": phrase(self.status), "status": self.status, "detail": self.detail}
-        return Answer(self.status, body, self.headers, PROBLEM_TYPE)
+        body = {"title": PHRASES[self.status], "status": self.status, "detail": self.detail}
+        return Answer(self.status, body, self.headers, "application/problem+json")
 
 
 class Request(NamedTuple):
@@ -69,7 +69,7 @@ class Request(NamedTuple):
     peer: str  # the address of the other end: a tunnel's own, when there is one
     body: bytes | None  # None: there was none, not even an empty one
     parameters: tuple[str, ...] = ()  # the values of {…} in the route
-    version: str = "1.1"  # of HTTP: that, or 1.0
+    version: str = "1.1"  # of HTTP; any but 1.0 is treated as this one
 
     def json(self) -> Any:
         """The body as JSON. Problem 411, 415 or 400 when it is not."""
@@ -91,13 +91,13 @@ class Request(NamedTuple):
 
         A body that is described but has no length (node's DELETE) would be taken for the next request.
         """
-        described = any(name.startswith("content-") or name == "expect" for name in self.headers)
-        asked = self.version == "1.0" or "close" in self.headers.get("connection", "").lower()
-        return asked or (self.body is None and described)
+        if self.body is None and any(name.startswith("content-") or name == "expect" for name in self.headers):
+            return True
+        return self.version == "1.0" or "close" in self.headers.get("connection", "").lower()
 
 
 @dataclass
-class Answer:
+class Answer(contextlib.AbstractContextManager["Answer"]):
     """What a handler returns: a context whose end closes the stream and calls `after`.
 
     `body` is a JSON value, bytes, or an iterator of bytes: a stream, sent piece by piece after the head. `after` is told
@@ -127,12 +127,9 @@ class Answer:
             headers["Content-Type"] = self.type
         if close:
             headers["Connection"] = "close"
-        lines = [f"{name}: {value}" for name, value in {**headers, **(self.headers or {})}.items()]
-        head = "\r\n".join([f"HTTP/1.1 {self.status} {phrase(self.status)}", *lines, "", ""])
-        return head.encode("latin-1") + (b"" if head_only else self.body)
-
-    def __enter__(self) -> Answer:
-        return self
+        headers.update(self.headers)
+        lines = [f"HTTP/1.1 {self.status} {PHRASES[self.status]}", *(f"{k}: {v}" for k, v in headers.items()), "", ""]
+        return "\r\n".join(lines).encode("latin-1") + (b"" if head_only else self.body)
 
     def __exit__(self, error: object, *_: object) -> None:
         try:
@@ -151,13 +148,6 @@ def _date(second: int) -> str:
     return email.utils.formatdate(second, usegmt=True)
 
 
-@functools.cache
-def phrase(status: int) -> str:
-    """The words for a status, as RFC 9110 has them: the standard library's change between versions."""
-    words = {413: "Content Too Large", 414: "URI Too Long", 422: "Unprocessable Content"}
-    return words.get(status) or http.HTTPStatus(status).phrase
-
-
 class RequestReader:
     """Reads requests from a connection, one after the other, as RFC 9112 (sections in brackets) has them.
 
@@ -172,20 +162,17 @@ class RequestReader:
         self.method, self.received, self.size = "", bytearray(), 0
         if not FIRST_BYTE.match(self._stream.peek(1)):
             raise Problem(400, "that is not plain HTTP; is the client speaking https?")
-        line = self._line("request line", 414)
-        if line == b"\r\n":  # [2.2] one empty line before a request is tolerated
+        if (line := self._line("request line", 414)) == b"\r\n":  # [2.2] one empty line before it is tolerated
             line = self._line("request line", 414)
-        match = REQUEST_LINE.fullmatch(line)  # [3]
-        if match is None:
+        if not (match := REQUEST_LINE.fullmatch(line)):  # [3]
             raise Problem(400, "malformed request line, expected METHOD SP target SP HTTP/1.1 CR LF")
         self.method, target, version = (part.decode() for part in match.groups())
-        old = version == "1.0"
         headers = self._fields()
-        if "host" not in headers and not old:  # [3.2]
+        if "host" not in headers and version != "1.0":  # [3.2]
             raise Problem(400, "the Host field is missing")
         authority, path, query = _split_target(self.method, target, headers.get("host", ""))
-        body = self._body(headers, old)
-        return Request(self.method, target, path, query, headers, authority, peer, body, (), "1.0" if old else "1.1")
+        body = self._body(headers, version == "1.0")
+        return Request(self.method, target, path, query, headers, authority, peer, body, (), version)
 
     def _fields(self) -> dict[str, str]:
         """[5] Header fields, up to the empty line after them."""
@@ -194,8 +181,7 @@ class RequestReader:
             line = self._line("header field", 431)
             if line == b"\r\n":
                 return fields
-            match = FIELD.fullmatch(line)
-            if match is None:
+            if not (match := FIELD.fullmatch(line)):
                 raise Problem(400, "malformed header field, expected name: value CR LF, without folding")
             name, value = match[1].decode().lower(), match[2].strip(b" \t").decode("latin-1")
             if name in fields:
@@ -210,12 +196,11 @@ class RequestReader:
         coding, length = headers.get("transfer-encoding"), headers.get("content-length")
         if coding is None and length is None:
             return None
-        if coding is not None:
-            if length is not None or old:  # [6.1] this is how requests are smuggled past a proxy
-                raise Problem(400, "Transfer-Encoding beside Content-Length, or in HTTP/1.0")
-            if coding.lower() != "chunked":
-                raise Problem(501, f"the transfer coding {coding} is unknown here, expected chunked")
-        elif not re.fullmatch("[0-9]+", length or ""):
+        if coding is not None and (length is not None or old):  # [6.1] requests are smuggled past a proxy like this
+            raise Problem(400, "Transfer-Encoding beside Content-Length, or in HTTP/1.0")
+        if coding is not None and coding.lower() != "chunked":
+            raise Problem(501, f"the transfer coding {coding} is unknown here, expected chunked")
+        if length is not None and not (length.isascii() and length.isdigit()):
             raise Problem(400, "Content-Length is not a number")
         size = _bounded(int((length or "").lstrip("0")[:9] or "0"))  # nine digits are too many already
         if not old and headers.get("expect", "").lower() == "100-continue":
@@ -226,11 +211,9 @@ class RequestReader:
         """[7.1] Chunks, up to an empty one and the trailer fields."""
         body = bytearray()
         for _ in range(MAX_CHUNKS + 1):
-            match = CHUNK_SIZE.fullmatch(self._line("chunk size", 400))
-            if match is None:
+            if not (match := CHUNK_SIZE.fullmatch(self._line("chunk size", 400))):
                 raise Problem(400, "malformed chunk size, expected hexadecimal digits CR LF")
-            size = int(match[1], 16)
-            if size == 0:
+            if (size := int(match[1], 16)) == 0:
                 self._fields()  # [7.1.2] trailer fields may be discarded
                 return bytes(body)
             _bounded(len(body) + size)
@@ -274,9 +257,10 @@ def _split_target(method: str, target: str, host: str) -> tuple[str, str, dict[s
         if absolute is None:
             raise Problem(400, "the request target is neither a path nor an absolute http or https URL")
         authority, target = absolute[1], "/" + absolute[2]
-    if any(name and not AUTHORITY.fullmatch(name) for name in (authority, host)):
+    if any(name and not AUTHORITY.fullmatch(name) for name in {authority, host}):
         raise Problem(400, "the host is malformed, expected name or name:port")
     path, _, query = target.partition("?")
-    if "%2f" not in path.lower():  # %2F is data, not a separator: it matches no route
+    pairs = urllib.parse.parse_qsl(query, keep_blank_values=True) if query else []
+    if "%" in path and "%2f" not in path.lower():  # %2F is data, not a separator: it matches no route
         path = urllib.parse.unquote(path)
-    return authority, path, dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+    return authority, path, dict(pairs)
