@@ -36,27 +36,20 @@ def is_local(request: Request) -> bool:
     """Whether the caller sits at this machine: see "who may do what" in SECURITY.md.
 
     Each condition alone can be met from outside: a tunnel's end and a web page in the owner's browser connect from
-    loopback, a name of the attacker's can resolve to 127.0.0.1, and nginx names us as the Host by default.
+    loopback, a name of the attacker's can resolve to 127.0.0.1, and nginx names us as the Host by default. A browser tells
+    which site made it ask (Fetch Metadata); a link to our page may stand anywhere, as it shows it to the owner alone.
     """
+    site, mode, goal = (request.headers.get(f"sec-fetch-{name}") for name in ("site", "mode", "dest"))
+    follows_link = (request.method, request.path, mode, goal) == ("GET", "/", "navigate", "document")
     authorities = (request.authority, request.headers.get("host", request.authority))
     hosts = [re.sub(r":\d*$", "", authority).strip("[]") for authority in authorities]
     return (
         request.version == "1.1"  # nginx speaks HTTP/1.0 by default, the owner's programs do not
         and {spelled(host) for host in (request.peer, *hosts)} == {"loopback"}
         and request.headers.get("origin") in (None, f"http://{request.authority}")
-        and not _is_cross_site(request)
+        and (site in (None, "same-origin", "none") or follows_link)
         and not any(PROXY_FIELD.match(name.replace("_", "-")) for name in request.headers)
     )
-
-
-def _is_cross_site(request: Request) -> bool:
-    """Whether a page of another site made the browser ask (Fetch Metadata); other programs do not send these fields.
-
-    A link to our page may stand anywhere: it shows the page to the owner alone, and has no other effect.
-    """
-    site, mode, goal = (request.headers.get(f"sec-fetch-{name}") for name in ("site", "mode", "dest"))
-    follows_link = (request.method, request.path, mode, goal) == ("GET", "/", "navigate", "document")
-    return site not in (None, "same-origin", "none") and not follows_link
 
 
 def is_delivery(request: Request) -> bool:

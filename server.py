@@ -44,7 +44,7 @@ Routes = Mapping[str, Mapping[str, "Handler | None"]]  # path, method, handler; 
 class _Connection(socket.socket):
     """A connection with one deadline for all reads: a socket's own timeout starts anew at each of them."""
 
-    deadline = math.inf  # by the monotonic clock, for what we wait for from the client; inf when we do not wait
+    deadline = math.inf  # of what we wait for from the client; inf while we do not wait. Its own thread sets it
 
     def recv_into(self, *arguments: Any) -> int:
         try:
@@ -271,7 +271,7 @@ def page(path: Path) -> Answer:
     """An HTML page, with a policy under which only its own script and style count, and nothing is fetched elsewhere."""
     nonce = secrets.token_urlsafe(16)
     html = re.sub(b"<(script|style)>", rb'<\1 nonce="%b">' % nonce.encode(), path.read_bytes())
-    policy = f"default-src 'none'; connect-src 'self'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:"
-    policy += "; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    policy = f"default-src 'none'; connect-src 'self'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
+    policy += "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     headers = {"Content-Security-Policy": policy, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
     return Answer(200, html, {**headers, "X-Content-Type-Options": "nosniff"}, "text/html; charset=utf-8")

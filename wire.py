@@ -27,6 +27,7 @@ MAX_LINE = 8_192  # bytes of a request line or a header field; what most servers
 MAX_FIELDS = 64  # header fields; a proxy adds a dozen to a client's dozen
 MAX_BODY = 1_048_576  # bytes; GitHub's cap is 25 MiB, but ours are a learner's events
 MAX_CHUNKS = 16_384  # a body of one-byte chunks costs us far more than its sender
+TOO_LARGE = f"the body is over {MAX_BODY:,} bytes"
 SEEN = 65_536  # bytes of a request that the transcript keeps
 
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, 5.6.2
@@ -91,9 +92,8 @@ class Request(NamedTuple):
 
         A body that is described but has no length (node's DELETE) would be taken for the next request.
         """
-        if self.body is None and any(name.startswith("content-") or name == "expect" for name in self.headers):
-            return True
-        return self.version == "1.0" or "close" in self.headers.get("connection", "").lower()
+        described = self.body is None and any(re.match("content-|expect$", name) for name in self.headers)
+        return described or self.version == "1.0" or "close" in self.headers.get("connection", "").lower()
 
 
 @dataclass
@@ -202,7 +202,9 @@ class RequestReader:
             raise Problem(501, f"the transfer coding {coding} is unknown here, expected chunked")
         if length is not None and not (length.isascii() and length.isdigit()):
             raise Problem(400, "Content-Length is not a number")
-        size = _bounded(int((length or "").lstrip("0")[:9] or "0"))  # nine digits are too many already
+        size = int((length or "").lstrip("0")[:9] or "0")  # nine digits are too many already
+        if size > MAX_BODY:
+            raise Problem(413, TOO_LARGE)
         if not old and headers.get("expect", "").lower() == "100-continue":
             self._send(b"HTTP/1.1 100 Continue\r\n\r\n")  # RFC 9110, 10.1.1: the client may wait for this
         return self._exactly(size) if coding is None else self._chunks()
@@ -216,7 +218,8 @@ class RequestReader:
             if (size := int(match[1], 16)) == 0:
                 self._fields()  # [7.1.2] trailer fields may be discarded
                 return bytes(body)
-            _bounded(len(body) + size)
+            if len(body) + size > MAX_BODY:
+                raise Problem(413, TOO_LARGE)
             body += self._exactly(size)
             if self._exactly(2) != b"\r\n":
                 raise Problem(400, "a chunk is longer than its size said, expected CR LF after it")
@@ -241,12 +244,6 @@ class RequestReader:
             self.received += data[: SEEN - len(self.received)]
             self.size += len(data)
         return data
-
-
-def _bounded(size: int) -> int:
-    if size > MAX_BODY:
-        raise Problem(413, f"the body is over {MAX_BODY:,} bytes")
-    return size
 
 
 def _split_target(method: str, target: str, host: str) -> tuple[str, str, dict[str, str]]:
