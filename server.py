@@ -201,10 +201,9 @@ class Server(socketserver.ThreadingTCPServer):
     def process_request(self, request: Any, client_address: Any) -> None:
         """Called for each new connection: give it a thread, or turn it away."""
         with self._lock:
-            accepted = len(self._open) < MAX_CONNECTIONS or self._make_room()
-            if accepted:
-                self._open.add(request)
-        if accepted:
+            busy = len(self._open) >= MAX_CONNECTIONS and not self._make_room()
+            self._open.add(request)
+        if not busy:
             return super().process_request(request, client_address)
         request.settimeout(0)
         with contextlib.suppress(OSError):
