@@ -1,11 +1,8 @@
 """Which destinations are private: this keeps a stranger from reaching through the exposee what only it can reach.
 
 The attack is called server-side request forgery: a stranger registers http://192.168.1.1/ or the cloud's metadata
-address as a webhook, and the exposee sends requests there from inside its network. A name resolves to any address,
-and to another one tomorrow. So a host is judged by its spelling at registration, and every address that it resolves
-to is judged again at every connect.
-
-The tables are our own: `ipaddress.is_global` differs between versions of Python (CVE-2024-4032).
+address as a webhook, and the exposee sends requests there from inside its network. A name resolves to any address, and
+to another one tomorrow: so a host is judged by its spelling at registration, and each address at every connect.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from typing import NamedTuple
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 KINDS = ("public", "private", "loopback", "metadata", "link-local")  # from the most to the least open
-SPECIAL = {  # the first that fits counts; any other address is public
+SPECIAL = {  # our own, as `ipaddress.is_global` differs between versions (CVE-2024-4032). The first that fits counts
     # link-local has the metadata of most clouds; these are of Azure, Alibaba, Oracle, AWS, Google and Scaleway
     "metadata": "168.63.129.16 100.100.100.200 192.0.0.192 fd00:ec2::/32 fd20:ce::254 fd00:42::42",
     "link-local": "169.254.0.0/16 fe80::/10",
@@ -28,11 +25,12 @@ SPECIAL = {  # the first that fits counts; any other address is public
     "198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/3 ::/3 2001::/23 2001:db8::/32 3fff::/20 4000::/2 8000::/1",
 }
 NETWORKS = [(ipaddress.ip_network(network), kind) for kind, text in SPECIAL.items() for network in text.split()]
-LOCAL_SUFFIXES = (".localhost", ".local", ".test", ".internal", ".lan", ".home.arpa")
+LOCAL_SUFFIXES = (".local", ".test", ".internal", ".lan", ".home.arpa")
+HINT = "; the owner can start the exposee with --allow-private"
 
 
 class Guard(NamedTuple):
-    """Which destinations may be called: a host's spelling when it is registered, an address at each connect.
+    """Which destinations may be called; each method gives the reason for a refusal, or None.
 
     A private spelling that is registered came from a local caller, so it may lead to private addresses; a public name
     may not, unless `allow_private`. Loopback and metadata are reached by such a spelling only, link-local by none.
@@ -41,26 +39,21 @@ class Guard(NamedTuple):
     allow_private: bool = False
 
     def refuse_spelling(self, host: str) -> str | None:
-        """Why a stranger may not register `host`; None if they may."""
-        kind = spelled(host)
-        if kind == "public" or (kind == "private" and self.allow_private):
-            return None
-        return f"{host} is a {kind} destination, which strangers may not register{_hint(kind)}"
+        """For a stranger who registers `host`."""
+        what = "destination, which strangers may not register"
+        return self._refuse(spelled(host), f"{host} is a", what)
 
     def refuse_address(self, host: str, address: str) -> str | None:
-        """Why `host` may not be connected to at `address`; None if it may."""
-        kind, found = spelled(host), reach(ipaddress.ip_address(address.partition("%")[0]))
-        if (
-            found == "public"
-            or (found == kind and found != "link-local")
-            or (found == "private" and self.allow_private)
-        ):
+        """For a connection to `host` at `address`."""
+        kind = reach(ipaddress.ip_address(address.partition("%")[0]))
+        if kind == spelled(host) != "link-local":
             return None
-        return f"{host} resolves to the {found} address {address}{_hint(found)}"
+        return self._refuse(kind, f"{host} resolves to the", f"address {address}")
 
-
-def _hint(kind: str) -> str:
-    return "; the owner can start the exposee with --allow-private" if kind == "private" else ""
+    def _refuse(self, kind: str, before: str, after: str) -> str | None:
+        if kind == "public" or (kind == "private" and self.allow_private):
+            return None
+        return f"{before} {kind} {after}{HINT if kind == 'private' else ''}"
 
 
 def reach(address: Address) -> str:
@@ -84,20 +77,16 @@ def _embedded(bits: int) -> list[int]:
 def literal(host: str) -> Address | None:
     """`host` as an address if it spells one in any notation that a resolver accepts (2130706433, 0x7f.1)."""
     try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        try:
-            return ipaddress.IPv4Address(socket.inet_aton(host))
-        except (OSError, ValueError):
-            return None
+        return ipaddress.IPv6Address(host) if ":" in host else ipaddress.IPv4Address(socket.inet_aton(host))
+    except (OSError, ValueError):
+        return None
 
 
 @functools.lru_cache(4_096)
 def spelled(host: str) -> str:
     """One of KINDS, from a host's spelling alone."""
     host = host.rstrip(".").lower()
-    address = literal(host)
-    if address is not None:
+    if address := literal(host):
         return reach(address)
     if host == "localhost" or host.endswith(".localhost"):
         return "loopback"

@@ -20,7 +20,6 @@ from messages import is_secret
 from wire import Problem, Request
 
 STRANGER_RATE, STRANGER_BURST = 10.0, 50.0  # pings and triggers of all strangers: a second, and in a row
-MAX_EVENT_TYPES = 64  # in one request
 MAX_URL = 2_048  # characters; what browsers and proxies take
 MAX_WAIT = 30.0  # seconds, of Prefer: wait
 URL = re.compile(r"https?://(\[[0-9a-f]*:[0-9a-f:.]*\]|[a-z0-9_.-]+)(?::(\d{0,5}))?(?:[/?].*)?", re.IGNORECASE)
@@ -36,28 +35,21 @@ PROXY_FIELD = re.compile(  # how the fields begin that proxies and tunnels add
 def is_local(request: Request) -> bool:
     """Whether the caller sits at this machine: see "who may do what" in SECURITY.md.
 
-    Each of the conditions alone can be met from outside: a tunnel's end connects from loopback, a web page in the
-    owner's browser too, a name of the attacker's can resolve to 127.0.0.1, and nginx names us as the Host by default.
-    """
-    origin, host = request.headers.get("origin"), request.headers.get("host", request.authority)
-    names = [re.sub(r":\d*$", "", authority).strip("[]") for authority in (request.authority, host)]
-    return (
-        request.version == "1.1"  # nginx speaks HTTP/1.0 by default, the owner's programs do not
-        and {spelled(name) for name in (request.peer, *names)} == {"loopback"}
-        and origin in (None, f"http://{request.authority}")
-        and not _is_cross_site(request)
-        and not any(PROXY_FIELD.match(name.replace("_", "-")) for name in request.headers)
-    )
-
-
-def _is_cross_site(request: Request) -> bool:
-    """Whether a page of another site made the browser ask (Fetch Metadata); other programs do not send these fields.
-
-    A link to our page may stand anywhere: it shows the page to the owner alone, and has no other effect.
+    Each condition alone can be met from outside: a tunnel's end and a web page in the owner's browser connect from
+    loopback, a name of the attacker's can resolve to 127.0.0.1, and nginx names us as the Host by default. A browser tells
+    which site made it ask (Fetch Metadata); a link to our page may stand anywhere, as it shows it to the owner alone.
     """
     site, mode, goal = (request.headers.get(f"sec-fetch-{name}") for name in ("site", "mode", "dest"))
-    follows_link = request.method == "GET" and request.path == "/" and (mode, goal) == ("navigate", "document")
-    return site not in (None, "same-origin", "none") and not follows_link
+    follows_link = (request.method, request.path, mode, goal) == ("GET", "/", "navigate", "document")
+    authorities = (request.authority, request.headers.get("host", request.authority))
+    hosts = [re.sub(r":\d*$", "", authority).strip("[]") for authority in authorities]
+    return (
+        request.version == "1.1"  # nginx speaks HTTP/1.0 by default, the owner's programs do not
+        and {spelled(host) for host in (request.peer, *hosts)} == {"loopback"}
+        and request.headers.get("origin") in (None, f"http://{request.authority}")
+        and (site in (None, "same-origin", "none") or follows_link)
+        and not any(PROXY_FIELD.match(name.replace("_", "-")) for name in request.headers)
+    )
 
 
 def is_delivery(request: Request) -> bool:
@@ -77,51 +69,42 @@ def permit(request: Request, carried: str | None) -> Callable[[str | None], None
     """A function that refuses changes of a URL with a secret to strangers who do not carry it."""
 
     def check(secret: str | None) -> None:
-        if secret is None or is_local(request):
-            return
-        if carried is None or not hmac.compare_digest(secret.encode(), carried.encode()):
+        known = carried is not None and secret is not None and hmac.compare_digest(secret.encode(), carried.encode())
+        if not (known or secret is None or is_local(request)):
             raise Problem(403, "this url has a secret: send the same one as secret to change its webhooks")
 
     return check
 
 
 class Allowance:
-    """A token bucket: `rate` a second on average, `burst` in a row. All strangers share it: a tunnel hides them."""
+    """`rate` a second on average, `burst` in a row. All strangers share it: a tunnel hides them."""
 
-    def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
-        self._rate, self._burst, self._clock = rate, burst, clock
-        self._lock = threading.Lock()  # guards the next two
-        self._left, self._at = burst, clock()
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._gap, self._ahead, self._clock = 1 / rate, (burst - 1) / rate, clock
+        self._lock, self._due = threading.Lock(), 0.0  # guarded by it: when the next one is due at the average rate
 
     def take(self) -> float:
         """0.0, or the seconds to wait for the next one."""
         with self._lock:
             now = self._clock()
-            self._left, self._at = min(self._burst, self._left + (now - self._at) * self._rate), now
-            if self._left < 1:
-                return (1 - self._left) / self._rate
-            self._left -= 1
-            return 0.0
+            due = max(self._due, now)
+            wait = max(0.0, due - now - self._ahead)
+            self._due = due if wait else due + self._gap
+            return wait
 
 
 class Rules:
     """What the owner has chosen: the event types, the destinations that strangers may register, and the token."""
 
-    def __init__(
-        self,
-        event_types: Sequence[str],
-        guard: Guard,
-        token: str = "",
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, event_types: Sequence[str], guard: Guard, token: str = "") -> None:
         self.event_types, self._guard, self._token = tuple(event_types), guard, token
-        self._allowance = Allowance(STRANGER_RATE, STRANGER_BURST, clock)
+        self._allowance = Allowance(STRANGER_RATE, STRANGER_BURST)
 
     def is_owner(self, request: Request) -> bool:
         return is_local(request) or bool(self._token) and carries(request, self._token)
 
     def owner_only(self, request: Request) -> None:
-        if not (is_local(request) or self._token):
+        if not (self._token or is_local(request)):
             raise Problem(403, "for local callers only; the owner can start the exposee with --token")
         self.check_token_if_set(request)
 
@@ -132,8 +115,7 @@ class Rules:
 
     def limit(self, request: Request) -> None:
         """Problem 429 when strangers ask too often."""
-        seconds = 0.0 if is_local(request) else self._allowance.take()
-        if seconds:
+        if not is_local(request) and (seconds := self._allowance.take()):
             detail = f"strangers may ping and trigger {STRANGER_RATE:.0f} times a second; try again later"
             raise Problem(429, detail, {"Retry-After": f"{max(1, round(seconds))}"})
 
@@ -141,8 +123,7 @@ class Rules:
         host = urllib.parse.urlsplit(url).hostname or ""
         if spelled(host) == "link-local":
             raise Problem(403, f"{host} is a link-local destination, which nobody may register")
-        reason = None if is_local(request) else self._guard.refuse_spelling(host)
-        if reason:
+        if not is_local(request) and (reason := self._guard.refuse_spelling(host)):
             raise Problem(403, reason)
 
     def check_event(self, value: Any) -> str:
@@ -154,8 +135,6 @@ class Rules:
         known = ", ".join(self.event_types)
         if not isinstance(value, list) or not value:
             raise Problem(422, f"event_types is {shown(value)}, expected a list with one or more of {known}")
-        if len(value) > MAX_EVENT_TYPES:
-            raise Problem(422, f"event_types has {len(value)} entries, expected {MAX_EVENT_TYPES} at most")
         for name in value:
             if name not in self.event_types:
                 raise Problem(422, f"event_types has {shown(name)}, expected only {known}")
@@ -166,8 +145,7 @@ def members(request: Request, *known: str) -> dict[str, Any]:
     """The request's body, which has to be an object; other members than the known ones are ignored."""
     body = request.json()
     if not isinstance(body, dict):
-        was = "null" if body is None else shown(body)
-        raise Problem(422, f"the body is {was}, expected an object with {', '.join(known)}")
+        raise Problem(422, f"the body is {json.dumps(body)[:80]}, expected an object with {', '.join(known)}")
     return body
 
 

@@ -60,10 +60,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level := [v for v in level if isinstance(v, (dict, list))]:
-        depth, level = depth + 1, [child for v in level for child in (v.values() if isinstance(v, dict) else v)]
-    return depth
+    items = value.values() if isinstance(value, dict) else value
+    return 1 + max((_depth(item) for item in items if isinstance(item, (dict, list))), default=0)
 
 
 _decoder = json.JSONDecoder(parse_int=_number, parse_float=_number, parse_constant=_number, object_pairs_hook=_object)

@@ -7,16 +7,19 @@ close. Connections and threads are server.py's business. Left out on purpose: co
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import functools
 import http
+import io
 import json
 import re
 import socket
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import strict_json
 
@@ -24,10 +27,12 @@ MAX_LINE = 8_192  # bytes of a request line or a header field; what most servers
 MAX_FIELDS = 64  # header fields; a proxy adds a dozen to a client's dozen
 MAX_BODY = 1_048_576  # bytes; GitHub's cap is 25 MiB, but ours are a learner's events
 MAX_CHUNKS = 16_384  # a body of one-byte chunks costs us far more than its sender
+TOO_LARGE = f"the body is over {MAX_BODY:,} bytes"
 SEEN = 65_536  # bytes of a request that the transcript keeps
 
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, 5.6.2
-REQUEST_LINE = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/(\d)\.(\d)\r\n" % TOKEN)
+FIRST_BYTE = re.compile(rb"[\r\n]|" + TOKEN)
+REQUEST_LINE = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/(1\.\d)\r\n" % TOKEN)
 FIELD = re.compile(rb"(%b):([\t\x20-\x7e\x80-\xff]*)\r\n" % TOKEN)
 QUOTED = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
 EXTENSION = rb"[\t ]*;[\t ]*%b(?:[\t ]*=[\t ]*(?:%b|%b))?" % (TOKEN, TOKEN, QUOTED)  # RFC 9112, 7.1.1
@@ -35,25 +40,22 @@ CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)(?:%b)*\r\n" % EXTENSION)
 AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
 SINGLE = ("content-length", "host", "transfer-encoding", "content-type", "authorization")
 
-PHRASES = {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
-JSON_TYPE, PROBLEM_TYPE = "application/json", "application/problem+json"
+JSON_TYPE = "application/json"
+PHRASES = {status.value: status.phrase for status in http.HTTPStatus}  # but for these, which vary between versions
+PHRASES |= {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
 CURL_HINT = "add curl's -H 'Content-Type: application/json'"
 
 
 class Problem(Exception):
-    """An answer that says what was wrong: raised anywhere in a handler, sent as problem+json (RFC 9457).
-
-    `detail` is one sentence: what was wrong, what was expected, what to do.
-    """
+    """Raised anywhere in a handler, sent as problem+json (RFC 9457). `detail`: what was wrong, and what was expected."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status, self.detail, self.headers = status, detail, dict(headers or {})
 
     def answer(self) -> Answer:
-        """The problem as RFC 9457 writes it."""
-        body = {"title": phrase(self.status), "status": self.status, "detail": self.detail}
-        return Answer(self.status, body, self.headers, PROBLEM_TYPE)
+        body = {"title": PHRASES[self.status], "status": self.status, "detail": self.detail}
+        return Answer(self.status, body, self.headers, "application/problem+json")
 
 
 class Request(NamedTuple):
@@ -68,17 +70,16 @@ class Request(NamedTuple):
     peer: str  # the address of the other end: a tunnel's own, when there is one
     body: bytes | None  # None: there was none, not even an empty one
     parameters: tuple[str, ...] = ()  # the values of {…} in the route
-    version: str = "1.1"  # of HTTP: that, or 1.0
+    version: str = "1.1"  # of HTTP; any but 1.0 is treated as this one
 
     def json(self) -> Any:
         """The body as JSON. Problem 411, 415 or 400 when it is not."""
         if self.body is None:
             raise Problem(411, f"a JSON body is needed: send it with Content-Length, or {CURL_HINT} and -d '{{…}}'")
-        coding = self.headers.get("content-encoding", "")
+        coding, kind = self.headers.get("content-encoding", ""), self.headers.get("content-type", "")
         if coding.lower() not in ("", "identity"):
             detail = f"Content-Encoding is {coding}, expected none: send the body uncompressed"
             raise Problem(415, detail, {"Accept-Encoding": "identity"})  # RFC 9110, 15.5.16
-        kind = self.headers.get("content-type", "")
         if kind.partition(";")[0].strip().lower() != JSON_TYPE:
             raise Problem(415, f"Content-Type is {kind or 'missing'}, expected {JSON_TYPE}: {CURL_HINT}")
         try:
@@ -86,49 +87,57 @@ class Request(NamedTuple):
         except ValueError as error:
             raise Problem(400, f"the body is {error}") from None
 
+    def is_last(self) -> bool:
+        """Whether the connection has to end after it (RFC 9112, 9.3).
 
-class Answer:
-    """What a handler returns.
+        A body that is described but has no length (node's DELETE) would be taken for the next request.
+        """
+        described = self.body is None and any(re.match("content-|expect$", name) for name in self.headers)
+        return described or self.version == "1.0" or "close" in self.headers.get("connection", "").lower()
 
-    `body` is a JSON value, bytes, or an iterator of bytes: a stream, sent piece by piece after the head, whose close()
-    is called at the end. `after` is called once at the end, and told whether the answer was sent. `takeover` gets the
-    connection with nothing sent on it, in place of an answer.
+
+@dataclass
+class Answer(contextlib.AbstractContextManager["Answer"]):
+    """What a handler returns: a context whose end closes the stream and calls `after`.
+
+    `body` is a JSON value, bytes, or an iterator of bytes: a stream, sent piece by piece after the head. `after` is told
+    whether the answer was sent. `takeover` gets the connection with nothing sent on it, in place of an answer.
     """
 
-    def __init__(
-        self,
-        status: int = 200,
-        body: Any = None,
-        headers: Mapping[str, str] | None = None,
-        type: str = JSON_TYPE,
-        after: Callable[[bool], None] | None = None,
-        takeover: Callable[[socket.socket], None] | None = None,
-    ) -> None:
-        self.status, self.headers, self.type = status, dict(headers or {}), type
-        self.after, self.takeover = after, takeover
-        self.stream: Any = body if isinstance(body, Iterator) else None
-        plain = b"" if body is None or self.stream else body
-        self.body: bytes = plain if isinstance(plain, bytes) else _to_json(plain).encode() + b"\n"
+    status: int = 200
+    body: Any = None  # bytes from now on
+    headers: dict[str, str] = field(default_factory=dict)
+    type: str = JSON_TYPE
+    after: Callable[[bool], None] | None = None
+    takeover: Callable[[socket.socket], None] | None = None
+    stream: Any = None
 
-    def encoded(self, head_only: bool = False) -> bytes:
+    def __post_init__(self) -> None:
+        if isinstance(self.body, Iterator):
+            self.body, self.stream = None, self.body
+        if not isinstance(self.body, bytes):
+            self.body = b"" if self.body is None else _to_json(self.body).encode() + b"\n"
+
+    def encoded(self, head_only: bool = False, close: bool = False) -> bytes:
         """The status line, the header fields and the body, but for a stream's."""
         headers = {"Date": _date(int(time.time()))}
         if self.status not in (204, 304) and self.stream is None:  # RFC 9110, 8.6: no length with a 204
             headers["Content-Length"] = str(len(self.body))
         if self.body or self.stream:
             headers["Content-Type"] = self.type
+        if close:
+            headers["Connection"] = "close"
         headers.update(self.headers)
-        lines = [f"HTTP/1.1 {self.status} {phrase(self.status)}", *(f"{k}: {v}" for k, v in headers.items()), "", ""]
+        lines = [f"HTTP/1.1 {self.status} {PHRASES[self.status]}", *(f"{k}: {v}" for k, v in headers.items()), "", ""]
         return "\r\n".join(lines).encode("latin-1") + (b"" if head_only else self.body)
 
-    def end(self, sent: bool) -> None:
-        """Close the stream and call `after`: the server does that once, whatever has happened."""
+    def __exit__(self, error: object, *_: object) -> None:
         try:
             if hasattr(self.stream, "close"):
                 self.stream.close()
         finally:
             if self.after:
-                self.after(sent)
+                self.after(error is None)
 
 
 _to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each call
@@ -139,64 +148,40 @@ def _date(second: int) -> str:
     return email.utils.formatdate(second, usegmt=True)
 
 
-@functools.cache
-def phrase(status: int) -> str:
-    """The words for a status, as RFC 9110 has them: the standard library's change between versions."""
-    return PHRASES.get(status) or http.HTTPStatus(status).phrase
-
-
-# --- reading (RFC 9112, sections 2 to 7) -------------------------------------------------------------------------
-
-
 class RequestReader:
-    """Reads requests from a connection, one after the other.
+    """Reads requests from a connection, one after the other, as RFC 9112 (sections in brackets) has them.
 
-    About the newest one: `method`, `received` (its first bytes, if it is to `record`), `size` (of all that came), and
-    `must_close`, whether the connection has to end after it. Until a request is read whole, it has to.
+    About the newest one: `method`, `received` (its first bytes, if it is to `record`), and `size` (of all that came).
     """
 
-    def __init__(self, stream: BinaryIO, record: bool, send_continue: Callable[[], None]) -> None:
-        self._stream, self._record, self._send_continue = stream, record, send_continue
-        self.begin()
-
-    def begin(self) -> None:
-        """Forget the last request."""
-        self.method, self.received, self.size, self.must_close = "", bytearray(), 0, True
+    def __init__(self, stream: io.BufferedReader, record: bool, send: Callable[[bytes], object]) -> None:
+        self._stream, self._record, self._send = stream, record, send
 
     def read(self, peer: str) -> Request:
         """A whole request. Problem when it is not one we take, EOFError when it ends in the middle."""
-        line = self._line("request line", 414)
-        if line == b"\r\n":  # 2.2: one empty line before a request is tolerated
+        self.method, self.received, self.size = "", bytearray(), 0
+        if not FIRST_BYTE.match(self._stream.peek(1)):
+            raise Problem(400, "that is not plain HTTP; is the client speaking https?")
+        if (line := self._line("request line", 414)) == b"\r\n":  # [2.2] one empty line before it is tolerated
             line = self._line("request line", 414)
-        match = REQUEST_LINE.fullmatch(line)
-        if match is None or match[3] != b"1":
+        if not (match := REQUEST_LINE.fullmatch(line)):  # [3]
             raise Problem(400, "malformed request line, expected METHOD SP target SP HTTP/1.1 CR LF")
-        self.method, target, old = match[1].decode(), match[2].decode(), match[4] == b"0"
+        self.method, target, version = (part.decode() for part in match.groups())
         headers = self._fields()
-        authority, path, query = _split_target(self.method, target, headers, old)
-        body = self._body(headers, old)
-        # A body that is described but has no length (node's DELETE) would be taken for the next request
-        undelimited = body is None and any(name.startswith("content-") or name == "expect" for name in headers)
-        self.must_close = old or undelimited or "close" in headers.get("connection", "").lower()  # 9.3
-        return Request(self.method, target, path, query, headers, authority, peer, body, (), "1.0" if old else "1.1")
-
-    def _line(self, what: str, status: int = 431) -> bytes:
-        line = self._stream.readline(MAX_LINE + 1)
-        self._keep(line)
-        if len(line) > MAX_LINE:
-            raise Problem(status, f"{what} over {MAX_LINE:,} bytes")
-        if not line.endswith(b"\n"):
-            raise EOFError
-        return line
+        if "host" not in headers and version != "1.0":  # [3.2]
+            raise Problem(400, "the Host field is missing")
+        authority, path, query = _split_target(self.method, target, headers.get("host", ""))
+        body = self._body(headers, version == "1.0")
+        return Request(self.method, target, path, query, headers, authority, peer, body, (), version)
 
     def _fields(self) -> dict[str, str]:
+        """[5] Header fields, up to the empty line after them."""
         fields: dict[str, str] = {}
         for _ in range(MAX_FIELDS + 1):
-            line = self._line("header field")
+            line = self._line("header field", 431)
             if line == b"\r\n":
                 return fields
-            match = FIELD.fullmatch(line)
-            if match is None:
+            if not (match := FIELD.fullmatch(line)):
                 raise Problem(400, "malformed header field, expected name: value CR LF, without folding")
             name, value = match[1].decode().lower(), match[2].strip(b" \t").decode("latin-1")
             if name in fields:
@@ -207,58 +192,64 @@ class RequestReader:
         raise Problem(431, f"more than {MAX_FIELDS} header fields")
 
     def _body(self, headers: Mapping[str, str], old: bool) -> bytes | None:
+        """[6] The body is in chunks, has a length, or is not there."""
         coding, length = headers.get("transfer-encoding"), headers.get("content-length")
-        if coding is not None and (length is not None or old):  # 6.1: how requests are smuggled past a proxy
+        if coding is None and length is None:
+            return None
+        if coding is not None and (length is not None or old):  # [6.1] requests are smuggled past a proxy like this
             raise Problem(400, "Transfer-Encoding beside Content-Length, or in HTTP/1.0")
         if coding is not None and coding.lower() != "chunked":
             raise Problem(501, f"the transfer coding {coding} is unknown here, expected chunked")
-        if length is not None:
-            if not (length.isascii() and length.isdigit()):
-                raise Problem(400, "Content-Length is not a number")
-            length = length.lstrip("0").rjust(1, "0")
-            if len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY:
-                raise Problem(413, f"the body is over {MAX_BODY:,} bytes")
-        if not old and headers.get("expect", "").lower() == "100-continue" and (coding or length):
-            self._send_continue()  # RFC 9110, 10.1.1: the client may wait for this before it sends the body
-        return self._chunks() if coding else None if length is None else self._exactly(int(length))
+        if length is not None and not (length.isascii() and length.isdigit()):
+            raise Problem(400, "Content-Length is not a number")
+        size = int((length or "").lstrip("0")[:9] or "0")  # nine digits are too many already
+        if size > MAX_BODY:
+            raise Problem(413, TOO_LARGE)
+        if not old and headers.get("expect", "").lower() == "100-continue":
+            self._send(b"HTTP/1.1 100 Continue\r\n\r\n")  # RFC 9110, 10.1.1: the client may wait for this
+        return self._exactly(size) if coding is None else self._chunks()
 
     def _chunks(self) -> bytes:
+        """[7.1] Chunks, up to an empty one and the trailer fields."""
         body = bytearray()
-        for _ in range(MAX_CHUNKS + 1):  # the last one is empty
-            match = CHUNK_SIZE.fullmatch(self._line("chunk size", 400))
-            if match is None:
+        for _ in range(MAX_CHUNKS + 1):
+            if not (match := CHUNK_SIZE.fullmatch(self._line("chunk size", 400))):
                 raise Problem(400, "malformed chunk size, expected hexadecimal digits CR LF")
-            size = int(match[1], 16)
-            if size == 0:
-                self._fields()  # 7.1.2: trailer fields may be discarded
+            if (size := int(match[1], 16)) == 0:
+                self._fields()  # [7.1.2] trailer fields may be discarded
                 return bytes(body)
             if len(body) + size > MAX_BODY:
-                raise Problem(413, f"the body is over {MAX_BODY:,} bytes")
+                raise Problem(413, TOO_LARGE)
             body += self._exactly(size)
             if self._exactly(2) != b"\r\n":
                 raise Problem(400, "a chunk is longer than its size said, expected CR LF after it")
         raise Problem(413, f"more than {MAX_CHUNKS:,} chunks")
 
+    def _line(self, what: str, status: int) -> bytes:
+        line = self._kept(self._stream.readline(MAX_LINE + 1))
+        if len(line) > MAX_LINE:
+            raise Problem(status, f"{what} over {MAX_LINE:,} bytes")
+        if not line.endswith(b"\n"):
+            raise EOFError
+        return line
+
     def _exactly(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        self._keep(data)
+        data = self._kept(self._stream.read(size))
         if len(data) < size:
             raise EOFError
         return data
 
-    def _keep(self, data: bytes) -> None:
+    def _kept(self, data: bytes) -> bytes:
         if self._record:
             self.received += data[: SEEN - len(self.received)]
             self.size += len(data)
+        return data
 
 
-def _split_target(method: str, target: str, headers: Mapping[str, str], old: bool) -> tuple[str, str, dict[str, str]]:
-    """(authority, path, query) of the four forms of a request target (RFC 9112, 3.2)."""
-    host = headers.get("host")
-    if host is None and not old:
-        raise Problem(400, "the Host field is missing")
-    authority = host or ""
-    if not (target.startswith("/") or target == "*" and method == "OPTIONS"):
+def _split_target(method: str, target: str, host: str) -> tuple[str, str, dict[str, str]]:
+    """[3.2] (authority, path, query) of a request target. It is a path, * for OPTIONS, or an absolute URL."""
+    authority = host
+    if not target.startswith("/") and (method, target) != ("OPTIONS", "*"):
         absolute = re.fullmatch(r"https?://([^/?]+)/?(.*)", target, re.IGNORECASE)  # every server has to take it
         if absolute is None:
             raise Problem(400, "the request target is neither a path nor an absolute http or https URL")
@@ -266,10 +257,7 @@ def _split_target(method: str, target: str, headers: Mapping[str, str], old: boo
     if any(name and not AUTHORITY.fullmatch(name) for name in {authority, host}):
         raise Problem(400, "the host is malformed, expected name or name:port")
     path, _, query = target.partition("?")
+    pairs = urllib.parse.parse_qsl(query, keep_blank_values=True) if query else []
     if "%" in path and "%2f" not in path.lower():  # %2F is data, not a separator: it matches no route
         path = urllib.parse.unquote(path)
-    try:
-        pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_FIELDS) if query else []
-    except ValueError:
-        raise Problem(400, f"more than {MAX_FIELDS} query parameters") from None
     return authority, path, dict(pairs)

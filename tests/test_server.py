@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import statistics
 import struct
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from serving import GET, HOST, ROUTES, STALLED, STOLEN, Watched, chunked, everyt
 from support import ROOT, SECONDS, Client, held, request
 
 import server as server_module
-from server import Server
+from server import Server, page
 from terminal import Printer
 from wire import Answer, Problem, Request
 
@@ -324,7 +326,7 @@ def test_binding_asks_no_name_server_and_a_taken_port_is_one_line(
 FEW = """
 import os, resource, sys, threading, time
 sys.path.insert(0, sys.argv[1])
-from server import Server
+from server import Server, page
 from wire import Answer
 server = Server(("127.0.0.1", 0), {"/ok": {"GET": lambda request: Answer(200)}})
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
@@ -597,3 +599,17 @@ def test_the_transcript_keeps_the_beginning_and_the_size_of_what_is_long(data: b
         client.ask(data)
     ((asked, _),) = printer.shown
     assert asked == data[:65_536] and printer.sizes == [len(data)]
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_runs_its_own_script_and_style_only(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_bytes(b"<style>\r\n</style><script>1</script>")
+    answers = [page(tmp_path / "page.html") for _ in range(2)]
+    for answer in answers:
+        policy = answer.headers["Content-Security-Policy"]
+        nonces = set(re.findall(r"-src 'nonce-([^']{16,})'", policy))
+        assert nonces == set(re.findall(r'<(?:style|script) nonce="([^"]*)">', answer.body.decode())) and len(nonces) == 1
+        assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert answers[0].body != answers[1].body
