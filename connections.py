@@ -16,9 +16,8 @@ import socket
 import ssl
 import threading
 import urllib.parse
-from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
 from time import monotonic
 from typing import Any, NamedTuple
@@ -30,8 +29,8 @@ FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 KEPT_OPEN = 256  # idle connections in all: each is a file descriptor, of which a process often has 1,024
 IDLE_SECONDS = 30.0  # after which an idle connection is closed: most servers close an idle connection after 5 to 75 s
 PROMPT = 1.0  # seconds: a name that took longer to resolve may take a thread for long
-RESOLVERS = {"prompt": 3, "new": 6, "slow": 2}  # threads at the most for names by how they were resolved last time
-REMEMBERED = 10_000  # names of which that is remembered
+RESOLVERS = {"any name": 6, "prompt name": 3}  # threads
+REMEMBERED = 10_000  # names of which something is known
 
 
 class Failed(Exception):
@@ -246,49 +245,34 @@ tls_context = functools.cache(ssl.create_default_context)  # reading all certifi
 
 
 class Resolver:
-    """Resolves names in threads of its own, as nothing can interrupt getaddrinfo. For all senders.
+    """Resolves names in threads, as nothing can interrupt getaddrinfo. For all senders.
 
-    Names that were resolved promptly last time, that were not, and new ones have threads of their own: names that hang
-    keep no other name that is known to resolve from its thread. The threads are daemons, for which an exit does not
-    wait, and end when they have nothing to do.
+    Names that were resolved promptly last time have threads of their own, so that names which hang keep no other from
+    being resolved. A look-up that hangs would hold up the interpreter's exit: terminal.run ends without waiting for it.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards everything below
+        self._lock = threading.Lock()  # guards `_pending`; of the set, each operation is atomic
         self._pending: dict[str, Future[list[Address]]] = {}
-        self._kinds: dict[str, str] = {}  # of names
-        self._waiting: dict[str, deque[str]] = {kind: deque() for kind in RESOLVERS}
-        self._threads = dict.fromkeys(RESOLVERS, 0)
+        self._prompt: set[str] = set()
+        self._executors = [ThreadPoolExecutor(count, name) for name, count in RESOLVERS.items()]
 
     def look_up(self, host: str) -> Future[list[Address]]:
         """The addresses of a name, port 0. One look-up at a time for a name: all who ask meanwhile share it."""
         with self._lock:
-            if host not in self._pending:
-                kind = self._kinds.get(host, "new")
-                if self._threads[kind] < RESOLVERS[kind]:
-                    threading.Thread(target=self._run, args=(kind,), name=f"resolve {kind}", daemon=True).start()
-                    self._threads[kind] += 1
-                self._waiting[kind].append(host)
-                self._pending[host] = Future()
-            return self._pending[host]
+            future = self._pending.get(host)
+            if future is None or future.done():
+                future = self._executors[host in self._prompt].submit(self._resolve, host)
+                self._pending[host] = future
+                if len(self._pending) > REMEMBERED:
+                    self._pending = {name: it for name, it in self._pending.items() if not it.done()}
+            return future
 
-    def _run(self, kind: str) -> None:
-        """Resolve the names of a kind that wait, and end."""
-        while True:
-            with self._lock:
-                if not self._waiting[kind]:
-                    self._threads[kind] -= 1
-                    return
-                host = self._waiting[kind].popleft()
-                future, began = self._pending[host], monotonic()
-            try:
-                found = socket.getaddrinfo(host, 0, 0, socket.SOCK_STREAM)
-                tell = functools.partial(future.set_result, [(family, address) for family, _, _, _, address in found])
-            except (OSError, ValueError) as error:
-                tell = functools.partial(future.set_exception, error)
-            with self._lock:
-                del self._pending[host]
-                self._kinds[host] = "prompt" if monotonic() - began < PROMPT else "slow"
-                if len(self._kinds) > REMEMBERED:
-                    del self._kinds[next(iter(self._kinds))]
-            tell()
+    def _resolve(self, host: str) -> list[Address]:
+        began = monotonic()
+        try:
+            found = socket.getaddrinfo(host, 0, 0, socket.SOCK_STREAM)
+            return [(family, address) for family, _, _, _, address in found]
+        finally:
+            is_prompt = monotonic() - began < PROMPT and len(self._prompt) < REMEMBERED
+            (self._prompt.add if is_prompt else self._prompt.discard)(host)

@@ -20,6 +20,7 @@ from messages import is_secret
 from wire import Problem, Request
 
 STRANGER_RATE, STRANGER_BURST = 10.0, 50.0  # pings and triggers of all strangers: a second, and in a row
+MAX_EVENT_TYPES = 64  # in one request
 MAX_URL = 2_048  # characters; what browsers and proxies take
 MAX_WAIT = 30.0  # seconds, of Prefer: wait
 URL = re.compile(r"https?://(\[[0-9a-f]*:[0-9a-f:.]*\]|[a-z0-9_.-]+)(?::(\d{0,5}))?(?:[/?].*)?", re.IGNORECASE)
@@ -135,6 +136,8 @@ class Rules:
         known = ", ".join(self.event_types)
         if not isinstance(value, list) or not value:
             raise Problem(422, f"event_types is {shown(value)}, expected a list with one or more of {known}")
+        if len(value) > MAX_EVENT_TYPES:
+            raise Problem(422, f"event_types has {len(value)} entries, expected {MAX_EVENT_TYPES} at most")
         for name in value:
             if name not in self.event_types:
                 raise Problem(422, f"event_types has {shown(name)}, expected only {known}")

@@ -18,7 +18,6 @@ import socket
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import strict_json
@@ -96,27 +95,35 @@ class Request(NamedTuple):
         return described or self.version == "1.0" or "close" in self.headers.get("connection", "").lower()
 
 
-@dataclass
-class Answer(contextlib.AbstractContextManager["Answer"]):
+class Answer:
     """What a handler returns: a context whose end closes the stream and calls `after`.
 
     `body` is a JSON value, bytes, or an iterator of bytes: a stream, sent piece by piece after the head. `after` is told
     whether the answer was sent. `takeover` gets the connection with nothing sent on it, in place of an answer.
     """
 
-    status: int = 200
-    body: Any = None  # bytes from now on
-    headers: dict[str, str] = field(default_factory=dict)
-    type: str = JSON_TYPE
-    after: Callable[[bool], None] | None = None
-    takeover: Callable[[socket.socket], None] | None = None
-    stream: Any = None
+    def __init__(
+        self,
+        status: int = 200,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        type: str = JSON_TYPE,
+        after: Callable[[bool], None] | None = None,
+        takeover: Callable[[socket.socket], None] | None = None,
+    ) -> None:
+        self.status, self.headers, self.type, self.after, self.takeover = (
+            status,
+            dict(headers or {}),
+            type,
+            after,
+            takeover,
+        )
+        self.stream: Any = body if isinstance(body, Iterator) else None
+        plain = b"" if body is None or self.stream else body
+        self.body: bytes = plain if isinstance(plain, bytes) else _to_json(plain).encode() + b"\n"
 
-    def __post_init__(self) -> None:
-        if isinstance(self.body, Iterator):
-            self.body, self.stream = None, self.body
-        if not isinstance(self.body, bytes):
-            self.body = b"" if self.body is None else _to_json(self.body).encode() + b"\n"
+    def __enter__(self) -> Answer:
+        return self
 
     def encoded(self, head_only: bool = False, close: bool = False) -> bytes:
         """The status line, the header fields and the body, but for a stream's."""
@@ -257,7 +264,10 @@ def _split_target(method: str, target: str, host: str) -> tuple[str, str, dict[s
     if any(name and not AUTHORITY.fullmatch(name) for name in {authority, host}):
         raise Problem(400, "the host is malformed, expected name or name:port")
     path, _, query = target.partition("?")
-    pairs = urllib.parse.parse_qsl(query, keep_blank_values=True) if query else []
+    try:
+        pairs = urllib.parse.parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_FIELDS) if query else []
+    except ValueError:
+        raise Problem(400, f"more than {MAX_FIELDS} query parameters") from None
     if "%" in path and "%2f" not in path.lower():  # %2F is data, not a separator: it matches no route
         path = urllib.parse.unquote(path)
     return authority, path, dict(pairs)

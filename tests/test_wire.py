@@ -176,6 +176,7 @@ LIMITS: dict[str, tuple[Callable[[int], bytes], int, int]] = {
     "number of chunks": (lambda n: chunked(b"1\r\nx\r\n" * n + b"0\r\n\r\n"), wire.MAX_CHUNKS, 413),
     "chunk extension": (lambda n: chunked(b"0;" + b"x" * (n - 4) + b"\r\n\r\n"), wire.MAX_LINE, 400),
     "trailers": (lambda n: chunked(b"0\r\n" + b"a: b\r\n" * n + b"\r\n"), wire.MAX_FIELDS, 431),
+    "query parameters": (lambda n: host(HOST, b"/ok?" + b"&".join([b"a=b"] * n)), wire.MAX_FIELDS, 400),
 }
 
 
