@@ -29,8 +29,8 @@ FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 KEPT_OPEN = 256  # idle connections in all: each is a file descriptor, of which a process often has 1,024
 IDLE_SECONDS = 30.0  # after which an idle connection is closed: most servers close an idle connection after 5 to 75 s
 PROMPT = 1.0  # seconds: a name that took longer to resolve may take a thread for long
-RESOLVERS = {"any name": 6, "prompt name": 3}  # threads
-REMEMBERED = 10_000  # names of which something is known
+RESOLVERS = {"prompt": 3, "new": 6, "slow": 2}  # threads for names by how they were resolved last time
+REMEMBERED = 10_000  # names of which that is remembered
 
 
 class Failed(Exception):
@@ -247,22 +247,22 @@ tls_context = functools.cache(ssl.create_default_context)  # reading all certifi
 class Resolver:
     """Resolves names in threads, as nothing can interrupt getaddrinfo. For all senders.
 
-    Names that were resolved promptly last time have threads of their own, so that names which hang keep no other from
-    being resolved. A look-up that hangs would hold up the interpreter's exit: terminal.run ends without waiting for it.
+    Names that were resolved promptly last time, names that were not, and new ones have threads of their own: names that
+    hang keep no other name from its thread. A look-up that hangs would hold up an exit: terminal.run does not wait for it.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards `_pending`; of the set, each operation is atomic
+        self._lock = threading.Lock()  # guards `_pending`; of the kinds, each operation is atomic
         self._pending: dict[str, Future[list[Address]]] = {}
-        self._prompt: set[str] = set()
-        self._executors = [ThreadPoolExecutor(count, name) for name, count in RESOLVERS.items()]
+        self._kinds: dict[str, str] = {}  # of names, "new" for any other
+        self._executors = {kind: ThreadPoolExecutor(count, f"resolve {kind}") for kind, count in RESOLVERS.items()}
 
     def look_up(self, host: str) -> Future[list[Address]]:
         """The addresses of a name, port 0. One look-up at a time for a name: all who ask meanwhile share it."""
         with self._lock:
             future = self._pending.get(host)
             if future is None or future.done():
-                future = self._executors[host in self._prompt].submit(self._resolve, host)
+                future = self._executors[self._kinds.get(host, "new")].submit(self._resolve, host)
                 self._pending[host] = future
                 if len(self._pending) > REMEMBERED:
                     self._pending = {name: it for name, it in self._pending.items() if not it.done()}
@@ -274,5 +274,6 @@ class Resolver:
             found = socket.getaddrinfo(host, 0, 0, socket.SOCK_STREAM)
             return [(family, address) for family, _, _, _, address in found]
         finally:
-            is_prompt = monotonic() - began < PROMPT and len(self._prompt) < REMEMBERED
-            (self._prompt.add if is_prompt else self._prompt.discard)(host)
+            if len(self._kinds) >= REMEMBERED:
+                self._kinds.clear()
+            self._kinds[host] = "prompt" if monotonic() - began < PROMPT else "slow"

@@ -455,15 +455,16 @@ def test_the_names_that_are_remembered_are_bounded(hanging: set[str], monkeypatc
     resolver = Resolver()
     for number in range(30):
         resolver.look_up(f"h{number}.example").result(SECONDS)
-    assert len(resolver._kinds) == 10
+    assert len(resolver._kinds) <= 10 and len(resolver._pending) <= 11
 
 
 def test_an_exit_does_not_wait_for_a_look_up_that_hangs() -> None:
     program = (
-        "import socket, threading, time; from connections import Resolver\n"
+        "import socket, threading, time, terminal; from connections import Resolver\n"
         "began = threading.Event()\n"
         "def hang(*_):\n    began.set()\n    time.sleep(60)\n"
-        "socket.getaddrinfo = hang; Resolver().look_up('slow.example'); began.wait(); print('end')\n"
+        "socket.getaddrinfo = hang; resolver = Resolver(); resolver.look_up('slow.example'); began.wait()\n"
+        "terminal.run(lambda: print('end') or 0)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=SECONDS)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, b"end", b"")
