@@ -210,7 +210,7 @@ class Transport:
             while True:
                 if isinstance(wait, futures.Future):
                     is_done = futures.wait([wait], deadline - self._clock()).done
-                    error = None if is_done else TimeoutError()
+                    error: Exception | None = None if is_done else TimeoutError()
                 else:
                     self.pool.watch(*wait, generator)
                     error = self._wait(deadline)

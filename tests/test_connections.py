@@ -171,9 +171,8 @@ def test_of_too_many_idle_connections_the_oldest_is_closed(transport: Transport)
         pairs[3][0],
         None,
     ]
-    for connection in taken:
-        if connection:
-            pool.discard(connection)
+    for one in filter(None, taken):
+        pool.discard(one)
     for _, far in pairs:
         far.close()
 
