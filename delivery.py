@@ -93,7 +93,7 @@ class Dispatcher:
         self._orphans: dict[str, list[Delivery]] = {}  # by URL: what waits, and nobody is registered for
         self._gone: dict[str, None] = {}  # URLs that answered 410, until they are unregistered
         self._pinging = threading.Lock()  # held while a round of pings begins; taken before the other one
-        self._housekeeper = Housekeeper(self.keep_house, log)
+        self._housekeeper = Housekeeper(self.upkeep, log)
         self._resume()
 
     def start(self) -> None:
@@ -248,7 +248,7 @@ class Dispatcher:
                 self._plan(delivery)
             self.wake()
 
-    def keep_house(self) -> bool:
+    def upkeep(self) -> bool:
         """What blocks, and no sender may do; called about once a second. False when the disk has refused."""
         unregistered = self._unregister_gone() if self._gone else True
         self._store.repair()

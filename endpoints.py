@@ -176,7 +176,9 @@ class Endpoints:
 
     def withdraw(self, url: str, gone: Collection[Delivery]) -> None:
         """Take these out of what waits for a URL."""
-        endpoint = self.get(url)
+        endpoint = self._usual.get(url)
+        if endpoint is None:
+            return
         endpoint.waiting = deque(delivery for delivery in endpoint.waiting if delivery not in gone)
         endpoint.retrying = [entry for entry in endpoint.retrying if entry[2] not in gone]
         heapq.heapify(endpoint.retrying)

@@ -113,7 +113,7 @@ class Sender(threading.Thread):
     def _begin(self) -> float:
         """Begin what is next. Returns until when there is nothing else to begin."""
         over, self._over = self._over, []
-        room = self._room() if self._until == math.inf else 0
+        room = self._free() if self._until == math.inf else 0
         with self._lock:
             claimed = self._decisions.turn(over, room)
             is_full = len(claimed) == room
@@ -127,7 +127,7 @@ class Sender(threading.Thread):
             self._resume(attempt)
         return self._clock() if self._over else min(until, self._until)  # it may be over without having waited
 
-    def _room(self) -> int:
+    def _free(self) -> int:
         """How many attempts to begin now: none until half of a batch has been answered, or has had its time."""
         new = self._clock() + self._timeout - PATIENCE
         young = sum(1 for _ in itertools.takewhile(new.__lt__, reversed(self._under_way.values())))

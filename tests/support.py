@@ -210,9 +210,8 @@ class Transport:
             wait = next(generator)
             while True:
                 if isinstance(wait, futures.Future):
-                    error: Exception | None = None
-                    if not futures.wait([wait], deadline - self._clock()).done:
-                        error = TimeoutError()
+                    is_done = futures.wait([wait], deadline - self._clock()).done
+                    error: Exception | None = None if is_done else TimeoutError()
                 else:
                     self.pool.watch(*wait, generator)
                     error = self._wait(deadline)

@@ -238,7 +238,8 @@ def test_fake_refuses_what_is_not_in_the_table(network: responses.RequestsMock) 
 
 
 @pytest.mark.parametrize(
-    "url", ["http://example.com/", "https://127.0.0.1.example.com/", "http://127.0.0.1:80@example.com/", "http://10.0.0.1/"]
+    "url",
+    ["http://example.com/", "https://127.0.0.1.example.com/", "http://127.0.0.1:80@example.com/", "http://10.0.0.1/"],
 )
 def test_no_request_leaves_this_machine(url: str) -> None:
     with pytest.raises(requests.ConnectionError, match="Connection refused by Responses"):

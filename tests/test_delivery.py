@@ -405,7 +405,7 @@ def test_a_url_that_answered_410_and_was_registered_again_stays_registered(
         desk.answer = exchange(410)
         desk.settled(desk.trigger())
         eventually(lambda: any("410" in line for line in desk.log))
-        desk.dispatcher.keep_house()
+        desk.dispatcher.upkeep()
         assert desk.store.registered(URL, EVENT)
         desk.answer = exchange()
         assert desk.settled(desk.trigger()).state == DELIVERED
@@ -425,11 +425,11 @@ def test_a_410_that_the_disk_refuses_to_unregister_is_tried_again_after_a_pause(
         desk.answer = exchange(410)
         desk.settled(desk.trigger())
         assert refused.wait(SECONDS)
-        assert not desk.dispatcher.keep_house(), "it would be tried again without a pause"
+        assert not desk.dispatcher.upkeep(), "it would be tried again without a pause"
         assert any("could not be unregistered: No space" in line for line in desk.log)
         assert desk.settled(desk.trigger(), 0).state in (PENDING, CANCELLED), "it does not want to hear from us"
         monkeypatch.setattr(desk.store, "unregister_urls", unregister_urls)
-        assert desk.dispatcher.keep_house()
+        assert desk.dispatcher.upkeep()
         assert not desk.store.has(URL)
 
 
@@ -856,7 +856,7 @@ def test_a_ping_that_was_never_sent_is_not_confirmed(tmp_path: Path, monkeypatch
         desk.under_way(desk.trigger(OTHER))
         pings = {delivery.url: delivery for delivery in desk.dispatcher.ping()}
         desk.dispatcher._gone[URL] = None
-        assert desk.dispatcher.keep_house() and pings[URL].state == CANCELLED
+        assert desk.dispatcher.upkeep() and pings[URL].state == CANCELLED
         desk.register(URL, EVENT)
         with pytest.raises(NotPossible, match="unregistered"):
             desk.dispatcher.confirm_ping(URL)
@@ -1054,7 +1054,7 @@ def test_a_redelivery_survives_a_restart(
             if compacted:
                 monkeypatch.setattr("journal.COMPACT_BYTES", 0)
                 inode = desk.journal.path.stat().st_ino
-                desk.dispatcher.keep_house()
+                desk.dispatcher.upkeep()
                 assert desk.journal.path.stat().st_ino != inode
             files = desk.copy(tmp_path / "later")
         monkeypatch.undo()
@@ -1258,7 +1258,7 @@ def test_however_often_a_delivery_changes_one_note_of_it_waits_for_the_disk(
     with Desk(tmp_path, URL) as desk:
         desk.answer = exchange(503)
         delivery = desk.settled(desk.trigger())
-        desk.dispatcher.keep_house()
+        desk.dispatcher.upkeep()
         written, note, keys = desk.journal.path.read_bytes(), desk.journal.note, set()
 
         def counted(key: Any, record: bytes) -> None:
@@ -1270,7 +1270,7 @@ def test_however_often_a_delivery_changes_one_note_of_it_waits_for_the_disk(
             desk.pass_time(86_400 * 1.3)
             desk.settled(delivery, number)
         assert keys == {delivery}
-        eventually(lambda: desk.dispatcher.keep_house() and desk.journal.path.read_bytes() != written)
+        eventually(lambda: desk.dispatcher.upkeep() and desk.journal.path.read_bytes() != written)
         desk.restart()
         assert desk.find(delivery).count == 9
 

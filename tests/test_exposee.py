@@ -203,6 +203,13 @@ def test_unregister_takes_one_event_and_leaves_the_others(pair: Pair) -> None:
     assert is_problem(pair.call("DELETE", UNREGISTER, {"url": HOOK, "event": A}), 404, "0 webhook(s) unregistered")
 
 
+@pytest.mark.parametrize("url", [url for url in URLS if url and isinstance(url, str)], ids=lambda url: ascii(url)[:40])
+def test_nothing_is_unregistered_of_what_could_never_be_registered(house: Pair, url: str) -> None:
+    for fields in ({}, TUNNEL):
+        answer = house.call("DELETE", UNREGISTER, {"url": url, "event": A}, **fields)
+        assert is_problem(answer, 404, "0 webhook(s) unregistered")
+
+
 # --- ping and ping-back ---------------------------------------------------------------------------------------
 
 

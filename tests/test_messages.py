@@ -21,7 +21,15 @@ SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
 @pytest.mark.parametrize(
     "data",
-    ["null", "0", '""', "[1e9, -0, 1E2]", "99999999999999.99", '"Zahlung f\\u00fcr Zoë \U0001f4b6"', '{"event":"b",  "":"\\n"}'],
+    [
+        "null",
+        "0",
+        '""',
+        "[1e9, -0, 1E2]",
+        "99999999999999.99",
+        '"Zahlung f\\u00fcr Zoë \U0001f4b6"',
+        '{"event":"b",  "":"\\n"}',
+    ],
     ids=ascii,
 )
 def test_body_is_exactly_event_and_data_as_it_is_spelled(data: str) -> None:

@@ -77,7 +77,7 @@ def test_what_is_a_credential() -> None:
         assert credential("EXPOSEE_TOKEN")(value) == value
 
 
-WRONG = {
+WRONG: dict[Callable[[str], Any], list[str]] = {
     host_name: [""],
     seconds: ["", "x", "0", "-1", "nan", "inf", "1e400", "86401"],
     schedule: [",", "5,", "5,,6", "5,x", "0", "5,-1", "nan"],

@@ -16,11 +16,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-import misbehaving
 import pytest
 from support import ROOT, SECONDS, Client, Pair, Program, eventually, request
 
 import exposee
+import misbehaving
 import receiver
 import register_webhook
 

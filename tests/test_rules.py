@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from messages import is_secret
 from rules import (
     MAX_URL,
     Allowance,
@@ -16,7 +17,6 @@ from rules import (
     check_secret,
     check_url,
     is_local,
-    is_secret,
     members,
     preferred_wait,
     shown,

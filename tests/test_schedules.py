@@ -106,7 +106,7 @@ class Schedule:
         def is_settled() -> bool:
             self.desk.pass_time(90_000)
             self.release()
-            self.desk.dispatcher.keep_house()
+            self.desk.dispatcher.upkeep()
             orphans = sum(self.desk.dispatcher.orphans().values())
             return self.desk.dispatcher.counts() == {"waiting": orphans, "under_way": 0}
 

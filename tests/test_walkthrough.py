@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 from support import ROOT, Listener, Pair
-from verifying import verify
 
 import lesson
 import receiver
 import walkthrough
 from lesson import CHAPTERS, Chapter
 from server import Server
+from verifying import verify
 
 PAGE = (ROOT / "WALKTHROUGH.md").read_text("utf-8")
 NUMBERS = range(1, len(CHAPTERS) + 1)
