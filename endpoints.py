@@ -176,7 +176,7 @@ class Endpoints:
 
     def withdraw(self, url: str, gone: Collection[Delivery]) -> None:
         """Take these out of what waits for a URL."""
-        endpoint = self._usual.get(url)
+        endpoint = self._by_url.get((url, False))
         if endpoint is None:
             return
         endpoint.waiting = deque(delivery for delivery in endpoint.waiting if delivery not in gone)
