@@ -229,7 +229,7 @@ def test_page_comes_back_when_all_streams_were_taken(browser: Browser, console: 
     browser.open(console.url)
     browser.wait_for_text("#connection", "trying again")
     for stream in streams:
-        stream.end(True)
+        stream.__exit__(None)
     browser.wait_for_text("#connection", "live")
 
 
