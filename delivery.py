@@ -140,9 +140,11 @@ class Dispatcher:
         """Whether one more may wait for this URL: so URLs that are dead never close /trigger for the others."""
         endpoint = self._endpoints.get(delivery.url)
         backlog = len(endpoint.waiting) + len(endpoint.retrying)
+        if not backlog:
+            return True
         count = min(MAX_BACKLOG, (MAX_WAITING - self.history.waiting) // SHARE)
         size = (MAX_BODIES - self.history.bodies) // SHARE
-        return not backlog or (backlog < count and endpoint.size < size)
+        return backlog < count and endpoint.size < size
 
     def wake(self) -> None:
         """Tell the senders of new work or another time, and all who wait of changes; with the lock held."""

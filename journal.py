@@ -14,7 +14,18 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from durable import APPEND, WINDOWS, Fsync, GroupCommit, StoreError, open_locked, opening, replacement, sync_directory, write_all
+from durable import (
+    APPEND,
+    WINDOWS,
+    Fsync,
+    GroupCommit,
+    StoreError,
+    open_locked,
+    opening,
+    replacement,
+    sync_directory,
+    write_all,
+)
 
 COMPACT_BYTES = 33_554_432  # a smaller journal is not worth compacting; this one has some 100,000 deliveries
 
@@ -35,9 +46,10 @@ class Journal:
         self._notes: dict[Hashable, bytes] = {}
         self._synced = self._compacted_size = 0
         self._renamed = False  # since the directory was synced
+        self._torn = False  # whether a failed write has left something after `_size`
         with opening(self.path):
             self._file = self._open()
-            self._size = os.fstat(self._file).st_size  # without what a failed write has left after it
+            self._size = os.fstat(self._file).st_size
             sync_directory(self.path, fsync)
 
     def _open(self) -> int:
@@ -69,7 +81,8 @@ class Journal:
             raise StoreError(f"{where}: not a record; mend it, or move the file away")
         self.warning = f"{where}: torn by a crash, dropped ({self._size - offset:,} bytes)"
         self._size = offset
-        with contextlib.suppress(OSError):  # else the next write does it
+        self._torn = True  # the next write cuts the file
+        with contextlib.suppress(OSError):
             os.truncate(self._file, offset)
 
     def commit(self, record: bytes, accepted: Callable[[], None] = lambda: None) -> None:
@@ -118,8 +131,9 @@ class Journal:
         """Write the notes and then `records`; or leave the file as it was, and keep the notes."""
         if self._file < 0:
             self._file = self._open()
-        if os.fstat(self._file).st_size > self._size:
-            os.truncate(self._file, self._size)  # a failed write has left something
+        if self._torn:
+            os.truncate(self._file, self._size)
+            self._torn = False
         if sync and self._renamed:
             sync_directory(self.path, self._fsync)
             self._renamed = False
@@ -136,7 +150,9 @@ class Journal:
             with self._noting:
                 self._notes = {**notes, **self._notes}
             try:
+                self._torn = True
                 os.truncate(self._file, self._size)
+                self._torn = False
             except OSError:
                 raise StoreError(f"{error.strerror}: it may have been stored; try again later") from None
             raise

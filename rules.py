@@ -6,6 +6,7 @@ What each of them may do is decided in exposee.py, and told to people in SECURIT
 
 from __future__ import annotations
 
+import functools
 import hmac
 import json
 import re
@@ -42,15 +43,25 @@ def is_local(request: Request) -> bool:
     """
     site, mode, goal = (request.headers.get(f"sec-fetch-{name}") for name in ("site", "mode", "dest"))
     follows_link = (request.method, request.path, mode, goal) == ("GET", "/", "navigate", "document")
-    authorities = (request.authority, request.headers.get("host", request.authority))
-    hosts = [re.sub(r":\d*$", "", authority).strip("[]") for authority in authorities]
     return (
         request.version == "1.1"  # nginx speaks HTTP/1.0 by default, the owner's programs do not
-        and {spelled(host) for host in (request.peer, *hosts)} == {"loopback"}
+        and spelled(request.peer) == "loopback"
+        and _is_loopback(request.authority)
+        and _is_loopback(request.headers.get("host", request.authority))
         and request.headers.get("origin") in (None, f"http://{request.authority}")
         and (site in (None, "same-origin", "none") or follows_link)
-        and not any(PROXY_FIELD.match(name.replace("_", "-")) for name in request.headers)
+        and not any(map(_is_of_proxy, request.headers))
     )
+
+
+@functools.lru_cache(1_024)
+def _is_loopback(authority: str) -> bool:
+    return spelled(re.sub(r":\d*$", "", authority).strip("[]")) == "loopback"
+
+
+@functools.lru_cache(1_024)
+def _is_of_proxy(field: str) -> bool:
+    return PROXY_FIELD.match(field.replace("_", "-")) is not None
 
 
 def is_delivery(request: Request) -> bool:

@@ -135,8 +135,8 @@ class Sender(threading.Thread):
 
     def _wait(self, until: float) -> None:
         """Wait for sockets, names and deadlines, and resume what they belong to."""
-        first = next(iter(self._under_way.values()), math.inf)
-        until = min(until, first, self._pool.close_idle(), self._pool.next_address())
+        first = min(next(iter(self._under_way.values()), math.inf), self._pool.next_address())
+        until = min(until, first, self._pool.close_idle())
         for key, _ in self._pool.selector.select(None if until == math.inf else max(0.0, until - self._clock())):
             if key.data is None:
                 self._bell.hear()
@@ -146,11 +146,11 @@ class Sender(threading.Thread):
                 self._resume(key.data.waiter)
         while self._bell.resolved:
             self._resume(self._bell.resolved.popleft())
-        now = self._clock()
-        for waiter in self._pool.out_of_patience(now):
-            self._resume(waiter, NextAddress())
-        for attempt, _ in list(itertools.takewhile(lambda item: item[1] <= now, self._under_way.items())):
-            self._resume(attempt, TimeoutError())
+        if (now := self._clock()) >= first:
+            for waiter in self._pool.out_of_patience(now):
+                self._resume(waiter, NextAddress())
+            for attempt, _ in list(itertools.takewhile(lambda item: item[1] <= now, self._under_way.items())):
+                self._resume(attempt, TimeoutError())
 
     def _resume(self, attempt: InFlight, error: Exception | None = None) -> None:
         """Let an exchange go on until it has to wait again, or is over."""

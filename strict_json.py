@@ -42,7 +42,7 @@ def member(data: bytes, name: str) -> bytes:
     text, at = data.decode(), 0
     while key := KEY.match(text, at):
         _, at = _spans.raw_decode(text, key.end())
-        if json.loads(key[1]) == name:
+        if key[1][1:-1] == name or "\\" in key[1] and json.loads(key[1]) == name:
             return text[key.end() : at].encode().translate(None, b"\t\r\n")  # in strings these are escaped
     raise KeyError(name)
 
