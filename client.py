@@ -26,7 +26,7 @@ KEPT_RESPONSE = 4_096  # bytes of an answer that an Exchange keeps, for people t
 AT_ONCE = 4_096  # bytes to read at once: then it is the turn of others
 CHUNKED = -1  # instead of a body's length
 
-HEAD_END = re.compile(rb"\r\n\r\n|\n\r?\n")
+BARE_END = re.compile(rb"\n\r?\n")
 STATUS_LINE = re.compile(rb"HTTP/1\.\d ([1-9]\d\d)(?: [^\r\n]*)?\r\n")
 FIELD = re.compile(  # a value may go on in the next line (RFC 9112, 5.2)
     rb"(?i)\n(content-length|transfer-encoding|connection|retry-after)[ \t]*:([^\r\n]*(?:\r\n[ \t][^\r\n]*)*)"
@@ -162,18 +162,18 @@ class _Conversation:
     def _read_head(self) -> Generator[Wait, None, tuple[int, bytes]]:
         """Read up to the empty line. Returns the status, and the head without that line."""
         searched = self.at
-        while not (end := HEAD_END.search(self.data, searched)):
+        while (end := self.data.find(b"\r\n\r\n", searched)) < 0:
+            if BARE_END.search(self.data, searched):
+                raise Failed("the answer is malformed: its lines end with LF alone, expected CR LF")
             searched = max(0, len(self.data) - self.at - 3)  # in what there will be when more has come
             yield from self._receive()
             if self.data[:7] != b"HTTP/1."[: len(self.data)]:
                 raise Failed("the answer is not HTTP/1.x: " + repr(self.data[:40])[1:])
-        if end[0] != b"\r\n\r\n":
-            raise Failed("the answer is malformed: its lines end with LF alone, expected CR LF")
-        head = self.data[self.at : end.start() + 2]
+        head = self.data[self.at : end + 2]
         line = STATUS_LINE.match(head)
         if line is None or line[1] == b"101":
             raise Failed("the answer is not HTTP/1.x: " + repr(head[:40])[1:])
-        self.at = end.end()
+        self.at = end + 4
         return int(line[1]), head
 
     def _skip(self, size: int) -> Generator[Wait, None, None]:

@@ -32,6 +32,7 @@ SHARES = (
     0.75,  # FIRST: any other endpoint that has none under way
     0.50,  # FURTHER: any endpoint that has some under way
 )
+TURNS = ((FIRST, FURTHER, PROVEN), (FURTHER, PROVEN, FIRST), (PROVEN, FIRST, FURTHER))  # what is looked at after each
 
 
 class Endpoint:
@@ -109,10 +110,10 @@ class Endpoints:
 
     def take(self) -> tuple[Endpoint, Delivery] | None:
         """The next delivery to attempt, which is under way from now on: the queues take turns, and their endpoints."""
-        for _ in SHARES:
-            self._turn = (self._turn + 1) % len(SHARES)
-            if self._queues[self._turn] and self.under_way < self._limits[self._turn]:
-                endpoint, _none = self._queues[self._turn].popitem(last=False)
+        for kind in TURNS[self._turn]:
+            if self._queues[kind] and self.under_way < self._limits[kind]:
+                self._turn = kind
+                endpoint, _none = self._queues[kind].popitem(last=False)
                 endpoint.kind = None
                 delivery = endpoint.waiting.popleft()
                 endpoint.size -= len(delivery.message.body)

@@ -32,7 +32,7 @@ class History:
         self._messages: dict[str, Message] = {}  # oldest first
         self._over: OrderedDict[Delivery, None] = OrderedDict()  # in the order in which they ended
         self._pings: dict[str, Delivery] = {}  # the newest of each URL
-        self._raw: deque[Attempt] = deque()  # those with bytes, oldest first
+        self._raw: deque[tuple[Attempt, int]] = deque()  # those with bytes, and how many, oldest first
         self._raw_bytes = 0
         self._changes: deque[Delivery] = deque(maxlen=CHANGES)  # the newest last
 
@@ -91,11 +91,13 @@ class History:
 
     def keep_bytes(self, attempt: Attempt) -> None:
         """Remember the bytes that passed in an attempt, at the expense of the oldest ones."""
-        self._raw.append(attempt)
-        self._raw_bytes += _size(attempt)
+        exchange = attempt.exchange
+        size = len(exchange.request) + len(exchange.response) if exchange else 0
+        self._raw.append((attempt, size))
+        self._raw_bytes += size
         while self._raw_bytes > MAX_RAW or len(self._raw) > RAW_ATTEMPTS:
-            old = self._raw.popleft()
-            self._raw_bytes -= _size(old)
+            old, size = self._raw.popleft()
+            self._raw_bytes -= size
             old.exchange = None
 
     def changed(self, delivery: Delivery) -> None:
@@ -182,7 +184,3 @@ class History:
             restore(delivery, record)
             if delivery.state not in OPEN:
                 self._end(delivery, delivery.state)
-
-
-def _size(attempt: Attempt) -> int:
-    return len(attempt.exchange.request) + len(attempt.exchange.response) if attempt.exchange else 0

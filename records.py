@@ -24,10 +24,9 @@ def delivery_record(delivery: Delivery, state: str = "", manual: bool = False) -
     more = ', "manual": true' if manual or delivery.manual else ""
     more += ', "confirmed": true' if delivery.confirmed else ""
     more += f', "error": {json.dumps(delivery.error)}' if delivery.error and not manual else ""
-    attempts = "".join(
-        f", [{a.time!r}, {a.duration:.6f}, {a.status}, {json.dumps(a.error) if a.error else 'null'}]"
-        for a in delivery.attempts
-    )
+    attempts = ""
+    for a in delivery.attempts:
+        attempts += f", [{a.time!r}, {a.duration:.6f}, {a.status}, {json.dumps(a.error) if a.error else 'null'}]"
     return (
         f'{{"delivery": "{delivery.id}", "state": "{state}", "due": {delivery.due!r}, "tries": {delivery.tries}, '
         f'"count": {delivery.count}{more}, "attempts": [{attempts[2:]}]}}\n'
