@@ -100,7 +100,7 @@ class Pool:
     def __init__(
         self, selector: BaseSelector, resolver: Resolver, guard: Guard | None, kept_open: int, clock: Clock = monotonic
     ) -> None:
-        self.selector, self._resolver, self._guard = selector, resolver, guard
+        self.selector, self.resolver, self._guard = selector, resolver, guard
         self._kept_open, self._clock = kept_open, clock
         self._opening: dict[Connection, float] = {}  # until when, if there is another address to try
         self._idle: dict[Connection, float] = {}  # since when; the first has been idle longest
@@ -191,7 +191,7 @@ class Pool:
         if address is not None:
             found: list[Address] = [(FAMILIES[address.version], (str(address), origin.port))]
         else:
-            future = self._resolver.look_up(origin.host)
+            future = self.resolver.look_up(origin.host)
             if not future.done():
                 yield future
             found = [(family, (host, origin.port, *more)) for family, (host, _, *more) in future.result()]
@@ -277,3 +277,8 @@ class Resolver:
             if len(self._kinds) >= REMEMBERED:
                 self._kinds.clear()
             self._kinds[host] = "prompt" if monotonic() - began < PROMPT else "slow"
+
+    def close(self) -> None:
+        """Resolve no more; what hangs is left behind."""
+        for executor in self._executors.values():
+            executor.shutdown(wait=False, cancel_futures=True)

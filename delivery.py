@@ -90,7 +90,6 @@ class Dispatcher:
         self._endpoints, resolver = Endpoints(under_way), Resolver()
         pools = [Pool(DefaultSelector(), resolver, guard, idle // workers, monotonic) for _ in range(workers)]
         self._senders = [Sender(self, self.changed, pool, exchanging, timeout, monotonic) for pool in pools]
-        self._orphans: dict[str, list[Delivery]] = {}  # by URL: what waits, and nobody is registered for
         self._gone: dict[str, None] = {}  # URLs that answered 410, until they are unregistered
         self._pinging = threading.Lock()  # held while a round of pings begins; taken before the other one
         self._housekeeper = Housekeeper(self.upkeep, log)
@@ -187,16 +186,16 @@ class Dispatcher:
         One round begins when the last one has been sent. All who ask meanwhile share the next, and a URL whose ping is
         under way is not sent another.
         """
-        rounds = self.history.rounds
+        before = self.history.pings
         with self._pinging:
-            if self.history.rounds == rounds:
+            if self.history.pings is before:
                 self._begin_round()
         with self.changed:
-            return list(filter(None, map(self.history.newest_ping, self._store.urls())))
+            return list(filter(None, map(self.history.pings.get, self._store.urls())))
 
     def _begin_round(self) -> None:
         with self.changed:
-            pings = self.history.pings()
+            pings = list(self.history.pings.values())
             self.changed.wait_for(lambda: all(ping.state != PENDING for ping in pings), PING_SECONDS)
             under_way = {ping.url for ping in pings if ping.state in OPEN}
         self._commit(PING, PING_BODY, [url for url in self._store.urls() if url not in under_way])
@@ -204,7 +203,7 @@ class Dispatcher:
     def confirm_ping(self, url: str) -> None:
         """Mark the newest ping to `url` as confirmed. NotPossible when it failed, or when there is none."""
         with self.changed:
-            ping = self.history.newest_ping(url)
+            ping = self.history.pings.get(url)
             if ping is None:
                 raise NotPossible("there is no ping to this url in the history: ask for one with GET /ping first")
             if ping.state in (FAILED, CANCELLED):
@@ -229,11 +228,11 @@ class Dispatcher:
 
     def _cancel(self, url: str, concerns: Callable[[Delivery], bool]) -> int:
         """Cancel what waits for a URL, except for what it is registered for: that may have been registered anew."""
-        orphans = self._orphans.pop(url, [])
+        orphans = self._endpoints.orphans.pop(url, [])
         waiting = [d for d in (*self._endpoints.planned(url), *orphans) if d.state in (PENDING, RETRYING)]
         gone = {d for d in waiting if concerns(d) and not self._store.registered(url, d.message.event)}
         if left := [delivery for delivery in orphans if delivery not in gone]:
-            self._orphans[url] = left
+            self._endpoints.orphans[url] = left
         for delivery in gone:
             self._end(delivery, CANCELLED, "unregistered")
         self._endpoints.withdraw(url, gone)
@@ -246,7 +245,7 @@ class Dispatcher:
         """A webhook was registered: what has waited for it is sent, and a 410 that came before counts no longer."""
         with self.changed:
             self._gone.pop(url, None)
-            for delivery in self._orphans.pop(url, []):
+            for delivery in self._endpoints.orphans.pop(url, []):
                 self._plan(delivery)
             self.wake()
 
@@ -419,7 +418,7 @@ class Dispatcher:
     def _plan(self, delivery: Delivery) -> None:
         """Let a delivery that was read from the journal wait for what it waited for before."""
         if not self._is_wanted(delivery):
-            self._orphans.setdefault(delivery.url, []).append(delivery)
+            self._endpoints.orphans.setdefault(delivery.url, []).append(delivery)
         elif delivery.state == RETRYING:
             self._postpone(delivery, self._schedule.left(delivery.due))
         elif delivery.manual:
@@ -433,7 +432,7 @@ class Dispatcher:
 
     def orphans(self) -> dict[str, int]:
         """How many deliveries wait for a URL that nobody is registered with for their event."""
-        return {url: len(deliveries) for url, deliveries in self._orphans.items()}
+        return {url: len(deliveries) for url, deliveries in self._endpoints.orphans.items()}
 
     def close(self, seconds: float = CLOSE_SECONDS) -> int:
         """Stop: attempts under way get `seconds`; returns how many deliveries wait in the journal."""
@@ -447,6 +446,8 @@ class Dispatcher:
                 for sender in filter(Sender.is_alive, self._senders):
                     sender.join()
         self._housekeeper.close()
+        for sender in self._senders:
+            sender.pool.resolver.close()
         self.history.close()
         self._journal.close()
         return self.history.waiting

@@ -66,6 +66,7 @@ class Endpoints:
         self._due: list[tuple[float, int, Endpoint]] = []  # a heap: when which endpoint has a retry to make
         self._numbers = itertools.count()  # decide between two that are due at the same time
         self.under_way = 0
+        self.orphans: dict[str, list[Delivery]] = {}  # by URL: what waits, and no webhook is registered for
 
     def get(self, url: str, urgent: bool = False) -> Endpoint:
         """The endpoint of a URL: for messages, or for pings and redeliveries."""

@@ -28,10 +28,10 @@ class History:
         self._condition, self._closed = condition, False
         self.waiting = 0  # deliveries that are not over
         self.bodies = self._all_bodies = 0  # bytes of the messages that have such, and of all
-        self.rounds = self.version = 0  # rounds of pings, changes
+        self.version = 0  # how many changes there have been
         self._messages: dict[str, Message] = {}  # oldest first
         self._over: OrderedDict[Delivery, None] = OrderedDict()  # in the order in which they ended
-        self._pings: dict[str, Delivery] = {}  # the newest of each URL
+        self.pings: dict[str, Delivery] = {}  # the newest of each URL; a round of pings makes a new dict
         self._raw: deque[tuple[Attempt, int]] = deque()  # those with bytes, and how many, oldest first
         self._raw_bytes = 0
         self._changes: deque[Delivery] = deque(maxlen=CHANGES)  # the newest last
@@ -47,8 +47,7 @@ class History:
         self._all_bodies += len(message.body)
         self._wait(message, len(deliveries))
         if message.event == PING:
-            self.rounds += 1
-            self._pings.update((delivery.url, delivery) for delivery in deliveries)
+            self.pings = {**self.pings, **{delivery.url: delivery for delivery in deliveries}}
 
     def _wait(self, message: Message, deliveries: int) -> None:
         """So many more deliveries of a message wait, or fewer."""
@@ -86,8 +85,8 @@ class History:
                 self._all_bodies -= len(message.body)
                 message.body = b""  # `_changes` may still know the delivery
                 del self._messages[message.id]
-            if self._pings.get(old.url) is old:
-                del self._pings[old.url]
+            if self.pings.get(old.url) is old:
+                del self.pings[old.url]
 
     def keep_bytes(self, attempt: Attempt) -> None:
         """Remember the bytes that passed in an attempt, at the expense of the oldest ones."""
@@ -154,13 +153,6 @@ class History:
         except (KeyError, ValueError, IndexError):
             return None
         return delivery if delivery and delivery.id == delivery_id else None
-
-    def newest_ping(self, url: str) -> Delivery | None:
-        return self._pings.get(url)
-
-    def pings(self) -> list[Delivery]:
-        """The newest ping of each URL."""
-        return list(self._pings.values())
 
     def open_deliveries(self) -> Iterator[Delivery]:
         """Those that are not over; they may end meanwhile."""

@@ -45,8 +45,7 @@ class Journal:
         self._noting = threading.Lock()  # guards `_notes`
         self._notes: dict[Hashable, bytes] = {}
         self._synced = self._compacted_size = 0
-        self._renamed = False  # since the directory was synced
-        self._torn = False  # whether a failed write has left something after `_size`
+        self._doubtful = False  # a failed write may have left bytes after `_size`, or a crash may undo the new name
         with opening(self.path):
             self._file = self._open()
             self._size = os.fstat(self._file).st_size
@@ -81,7 +80,7 @@ class Journal:
             raise StoreError(f"{where}: not a record; mend it, or move the file away")
         self.warning = f"{where}: torn by a crash, dropped ({self._size - offset:,} bytes)"
         self._size = offset
-        self._torn = True  # the next write cuts the file
+        self._doubtful = True  # the next write cuts the file
         with contextlib.suppress(OSError):
             os.truncate(self._file, offset)
 
@@ -131,12 +130,10 @@ class Journal:
         """Write the notes and then `records`; or leave the file as it was, and keep the notes."""
         if self._file < 0:
             self._file = self._open()
-        if self._torn:
+        if self._doubtful:
             os.truncate(self._file, self._size)
-            self._torn = False
-        if sync and self._renamed:
             sync_directory(self.path, self._fsync)
-            self._renamed = False
+            self._doubtful = False
         with self._noting:
             notes, self._notes = self._notes, {}
         data = b"".join([*notes.values(), *records])
@@ -150,9 +147,8 @@ class Journal:
             with self._noting:
                 self._notes = {**notes, **self._notes}
             try:
-                self._torn = True
+                self._doubtful = True
                 os.truncate(self._file, self._size)
-                self._torn = False
             except OSError:
                 raise StoreError(f"{error.strerror}: it may have been stored; try again later") from None
             raise
@@ -166,7 +162,7 @@ class Journal:
             os.close(self._file)  # Windows replaces no open file
             self._file = -1  # if anything fails now, the next write opens what has the name
         self._size = self._synced = size
-        self._renamed = True
+        self._doubtful = True
         self._file = self._open()
 
 

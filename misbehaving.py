@@ -35,12 +35,14 @@ class Misbehaviour:
             return None
         if done or len(self._done) < COUNTED:
             self._done[request.target] = done + 1
+        if name == "redirect":
+            return Answer(302, None, {"Location": "/somewhere-else"})
         if name in BEHAVIOUR:
             return Answer(takeover=BEHAVIOUR[name])
         if re.fullmatch("[2-5][0-9][0-9]", name) and int(name) in list(http.HTTPStatus):
             headers = {"Retry-After": after} if after and re.fullmatch("[ -~]+", after) else {}
             return Answer(int(name), None if name in ("204", "304") else {"respond": int(name)}, headers)
-        raise Problem(422, f"respond={name[:40]} is unknown, expected a status or one of {', '.join(BEHAVIOUR)}")
+        raise Problem(422, f"respond={name[:40]} is unknown, expected a status, redirect or one of {', '.join(BEHAVIOUR)}")
 
 
 def _hang(connection: socket.socket) -> None:
@@ -76,5 +78,4 @@ BEHAVIOUR: dict[str, Callable[[socket.socket], None]] = {
     "reset": _reset,
     "half": _sending("200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nonly half of"),
     "endless": _sending("200 OK\r\n\r\n", b"and so on " * 1_000),
-    "redirect": _sending("302 Found\r\nLocation: /somewhere-else\r\nContent-Length: 0\r\n\r\n"),
 }

@@ -77,7 +77,7 @@ class Sender(threading.Thread):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name="sender", daemon=True)
-        self._decisions, self._lock, self._pool, self._exchanging = decisions, lock, pool, exchanging
+        self._decisions, self._lock, self.pool, self._exchanging = decisions, lock, pool, exchanging
         self._timeout, self._clock = timeout, clock
         self._bell = Bell(pool.selector)  # its `asleep` is guarded by the lock
         self._under_way: dict[InFlight, float] = {}  # their deadlines, in order, as all of them are equally far
@@ -106,9 +106,9 @@ class Sender(threading.Thread):
             self._decisions.turn(self._over, 0)
         for attempt in self._under_way:
             attempt.generator.close()
-        self._pool.close_idle(0.0)
+        self.pool.close_idle(0.0)
         self._bell.close()
-        self._pool.selector.close()
+        self.pool.selector.close()
 
     def _begin(self) -> float:
         """Begin what is next. Returns until when there is nothing else to begin."""
@@ -121,7 +121,7 @@ class Sender(threading.Thread):
             until = self._clock() + PATIENCE if is_full else self._decisions.due()
         for endpoint, delivery in claimed:
             compose, began = functools.partial(self._decisions.compose, endpoint, delivery), self._clock()
-            generator = self._exchanging(self._pool, endpoint.url, compose, began + self._timeout)
+            generator = self._exchanging(self.pool, endpoint.url, compose, began + self._timeout)
             attempt = InFlight(endpoint, delivery, generator, began)
             self._under_way[attempt] = began + self._timeout
             self._resume(attempt)
@@ -135,19 +135,19 @@ class Sender(threading.Thread):
 
     def _wait(self, until: float) -> None:
         """Wait for sockets, names and deadlines, and resume what they belong to."""
-        first = min(next(iter(self._under_way.values()), math.inf), self._pool.next_address())
-        until = min(until, first, self._pool.close_idle())
-        for key, _ in self._pool.selector.select(None if until == math.inf else max(0.0, until - self._clock())):
+        first = min(next(iter(self._under_way.values()), math.inf), self.pool.next_address())
+        until = min(until, first, self.pool.close_idle())
+        for key, _ in self.pool.selector.select(None if until == math.inf else max(0.0, until - self._clock())):
             if key.data is None:
                 self._bell.hear()
             elif key.data.waiter is None:
-                self._pool.look(key.data)
+                self.pool.look(key.data)
             else:
                 self._resume(key.data.waiter)
         while self._bell.resolved:
             self._resume(self._bell.resolved.popleft())
         if (now := self._clock()) >= first:
-            for waiter in self._pool.out_of_patience(now):
+            for waiter in self.pool.out_of_patience(now):
                 self._resume(waiter, NextAddress())
             for attempt, _ in list(itertools.takewhile(lambda item: item[1] <= now, self._under_way.items())):
                 self._resume(attempt, TimeoutError())
@@ -167,7 +167,7 @@ class Sender(threading.Thread):
             if isinstance(wait, Future):
                 wait.add_done_callback(lambda _: self._bell.ring(attempt))
             else:
-                self._pool.watch(*wait, attempt)
+                self.pool.watch(*wait, attempt)
             return
         del self._under_way[attempt]
         attempt.duration = self._clock() - attempt.began

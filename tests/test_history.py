@@ -210,7 +210,7 @@ def test_a_compacted_journal_brings_everything_back() -> None:
     assert (again.waiting, again.bodies) == (it.waiting, it.bodies) == (9, 5 * 25)
     found = again.find(deliveries[4].id)
     assert found and found.manual and found.state == PENDING
-    assert again.newest_ping(URL) and again.newest_ping(SECOND)
+    assert again.pings.get(URL) and again.pings.get(SECOND)
     assert b"".join(records(*again.snapshot())) == b"".join(records(*it.snapshot()))
 
 
