@@ -445,6 +445,10 @@ class Dispatcher:
                     sender.stop(patience)
                 for sender in filter(Sender.is_alive, self._senders):
                     sender.join()
+        with self.changed:
+            for ping in self.history.pings.values():
+                if ping.state in OPEN:
+                    self._end(ping, FAILED, "interrupted by the end of the exposee")
         self._housekeeper.close()
         for sender in self._senders:
             sender.pool.resolver.close()

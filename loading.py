@@ -46,7 +46,7 @@ def _read(path: Path, empty: Any, fault: str) -> tuple[str, Any]:
         elif isinstance(value := json.loads(text), type(empty)):
             return text, value
     except json.JSONDecodeError as error:
-        line, fault = error.lineno, f"not JSON: {error.msg}"
+        line, fault = error.lineno, f"not JSON: {error.msg.removesuffix(' at')}"
     except (OSError, ValueError, RecursionError) as error:
         fault = f"cannot be read: {error}"
     raise StoreError(f"{path}, line {line}: {fault}; {MEND}")

@@ -106,7 +106,7 @@ Change = Callable[[_Snapshot], int]  # how many webhooks it has added or removed
 class WebhookStore:
     """The webhooks, (url, event) pairs, and the secrets of URLs. All threads of one process may use it.
 
-    StoreError when another process has the file, by whatever link, or when the file is not as expected.
+    StoreError when another process has the file, by whatever symbolic link, or when the file is not as expected.
     """
 
     def __init__(self, path: str | Path, check: Check = lambda url: None, fsync: Fsync = os.fsync) -> None:
