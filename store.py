@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from itertools import chain
 from pathlib import Path
 
@@ -194,22 +193,24 @@ class WebhookStore:
         return self._change(lambda staged: sum(staged.remove(url, staged.lines) for url in list(urls)))
 
     def _change(self, change: Change) -> int:
-        outcome: Future[int] = Future()
+        outcome: list[int | Exception] = []
         self._changes.commit((change, outcome))
-        return outcome.result()
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return outcome[0]
 
     # The files; only the thread that has the turn of `_changes` writes them
 
-    def _write(self, group: list[tuple[Change, Future[int]]]) -> None:
+    def _write(self, group: list[tuple[Change, list[int | Exception]]]) -> None:
         """Stage a group of changes, write the files, swap the snapshot."""
         self._put_back()
         staged, changed = self._snapshot.copy(), 0
         for change, outcome in group:
             try:
-                outcome.set_result(count := change(staged))
+                outcome.append(count := change(staged))
                 changed += count
             except Exception as error:  # noqa: BLE001 - refused; the others go on
-                outcome.set_exception(error)
+                outcome.append(error)
         try:
             self._write_files(staged, changed > 0)
         except OSError as error:
