@@ -112,7 +112,7 @@ class WebhookStore:
         self.path = Path(os.path.realpath(path))  # a link stays a link, and all links to a file lead to one lock
         self._secrets_path = self.path.with_suffix(".secrets.json")
         self._fsync = fsync
-        self._changes: GroupCommit[tuple[Change, Future[int]]] = GroupCommit(self._write)
+        self._changes: GroupCommit[tuple[Change, list[int | Exception]]] = GroupCommit(self._write)
         self._stale = False  # whether a failed change has left something in the files
         with opening(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)

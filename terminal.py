@@ -131,7 +131,7 @@ class Printer:
 
     def say(self, *lines: str) -> None:
         """Print these lines together."""
-        if self._left_out and len(self._items) >= QUEUED:
+        if self._left_out and len(self._items) >= QUEUED and not self._closed.is_set():
             self._left_out += 1  # two threads may lose a count here; a burst of deliveries comes this way
             return
         self._put(sum(map(sys.getsizeof, lines)), lambda: [("", printable(line)) for line in lines])
