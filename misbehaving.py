@@ -74,7 +74,9 @@ BEHAVIOUR: dict[str, Callable[[], Answer]] = {
     "hang": lambda: Answer(takeover=_hang),
     "drip": lambda: Answer(takeover=_sending("200 OK\r\nContent-Length: 1000\r\n\r\n", b".", 1.0)),  # no read times out
     "reset": lambda: Answer(takeover=_reset),
-    "half": lambda: Answer(takeover=_sending("200 OK\r\nContent-Length: 100\r\n\r\nonly half of")),
+    "half": lambda: Answer(
+        takeover=_sending("200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nonly half of")
+    ),
     "endless": lambda: Answer(takeover=_sending("200 OK\r\n\r\n", b"and so on " * 1_000)),
     "redirect": lambda: Answer(302, None, {"Location": "/somewhere-else"}),
 }
