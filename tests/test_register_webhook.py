@@ -233,6 +233,8 @@ def test_a_refused_connection_is_a_failure(capsys: pytest.CaptureFixture[str]) -
         ["--exposee", "localhost:3000"],
         ["--exposee", "ftp://h/"],
         ["--exposee", "http://[::1"],
+        ["--exposee", "http://[:::1]"],
+        ["--exposee", "http://a..b"],
         ["--exposee", "http://localhost:99999"],
         ["--exposee", "http://user:password@localhost:3000"],
         ["--exposee", "http://bücher.example"],
