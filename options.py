@@ -65,7 +65,7 @@ LABEL = r"\w(?:[\w-]{0,61}\w)?"  # of a host's name (RFC 1123, 2.1); urllib rais
 PORT = "(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # up to 65535
 port_number = matching(PORT, "{!r} is not a port, expected a number from 0 to 65535", int)  # 0: any that is free
 thread_count = matching("[1-9]|[1-5][0-9]|6[0-4]", "{!r} is not a number from 1 to 64", int)
-host_name = matching("(?s).+", "the host is empty, expected a name or an address such as 127.0.0.1", str)  # "" is all
+host_name = matching("[!-~]+", "{!r} is no host, expected a name or an address such as 127.0.0.1", str)  # "" is all
 store_path = matching(r"(?s)(?!.*\.secrets\.json\Z).*[^/\\]\.json", "{!r} is not a name like webhooks.json", Path)
 event_name = matching(
     r"(?!ping\Z)[A-Za-z0-9_.-]{1,100}",

@@ -84,9 +84,38 @@ LABELS = [
     "::ffff:0:7f00:1", ":::1", "fe80::1%25eth0", "v1", "zz", "[", "]", "@", "\\", "#", "?", "/",
 ]  # fmt: skip
 PORTS = ["", "", "", "", ":80", ":00080", ":", ":0", ":65535", ":65536", ":-1", ":8a", ":80:80"]
-WHOLE = ["0", "1", "10", "9007199254740993", "99999999999999", "9" * 400, "1" * 20, "00", "01", "", "_1", "\u0663", "0x1"]
+WHOLE = [
+    "0",
+    "1",
+    "10",
+    "9007199254740993",
+    "99999999999999",
+    "9" * 400,
+    "1" * 20,
+    "00",
+    "01",
+    "",
+    "_1",
+    "\u0663",
+    "0x1",
+]
 FRACTIONS = ["", "", ".0", ".99", ".10", "." + "3" * 50, ".", ".e", ".1.2"]
-EXPONENTS = ["", "", "", "e5", "E2", "e+9", "E-07", "e-400", "e400", "e308", "E", "e1.5", "e" + "9" * 30, "e-" + "9" * 30]
+EXPONENTS = [
+    "",
+    "",
+    "",
+    "e5",
+    "E2",
+    "e+9",
+    "E-07",
+    "e-400",
+    "e400",
+    "e308",
+    "E",
+    "e1.5",
+    "e" + "9" * 30,
+    "e-" + "9" * 30,
+]
 HOLE = "\x02hole"  # stands for an odd value, which json.dumps could not write
 
 
@@ -342,7 +371,9 @@ def test_a_host_is_refused_or_is_the_one_that_is_called(cases: int) -> None:
             host = re.sub(r":\d*$", "", authority).strip("[]").lower()
             origin = origin_of(url)
             assert origin.host == host
-            assert request_head("POST", url).count(b"\n") == 2 and f"Host: {authority}\r\n".encode() in request_head("POST", url)
+            assert request_head("POST", url).count(b"\n") == 2 and f"Host: {authority}\r\n".encode() in request_head(
+                "POST", url
+            )
             if address := literal(host.rstrip(".")):
                 assert reach(address) == spelled(host)
             else:
@@ -361,7 +392,8 @@ def test_a_number_is_refused_or_sent_as_it_is_spelled(
         pair.register(listener.url(), EVENT)
         for number in range(cases):
             maker = Maker(number, [], [])
-            data = maker.dice.choice(["%s", "[%s]", '{"a": %s}', "[0,%s ]"]) % maker.number()
+            text = maker.number()
+            data = maker.dice.choice(["%s", "[%s]", '{"a": %s}', "[0,%s ]"]) % text
             body = f'{{"event":"{EVENT}","data":{data}}}'.encode()
             try:
                 with pair.client() as client:
@@ -370,7 +402,7 @@ def test_a_number_is_refused_or_sent_as_it_is_spelled(
                     continue
                 assert status == 202
                 assert listener.next().endswith(f'{{"event": "{EVENT}", "data": {data}}}'.encode())
-                assert math.isfinite(float(re.sub("[^0-9eE.+-]", "", data.replace("[0,", "").replace('"a"', ""))))
+                assert math.isfinite(float(text or 0))  # [] has none
                 sent += 1
             except Exception as error:
                 raise AssertionError(f"case {number} of seed {SEED}: {error!r}\ndata {data!r}") from error

@@ -82,7 +82,7 @@ def test_what_is_a_credential() -> None:
 
 
 WRONG: dict[Callable[[str], Any], list[str]] = {
-    host_name: [""],
+    host_name: ["", " ", "a b", "a\nb", "\u00fc", "\udcff"],
     seconds: ["", "x", "0", "-1", "nan", "inf", "1e400", "86401"],
     schedule: [",", "5,", "5,,6", "5,x", "0", "5,-1", "nan"],
     event_names: ["", ",", "a,,b", "a b", "a/b", "\u00e4", "a" * 101, "ping", "a,ping"],

@@ -83,7 +83,8 @@ def test_the_same_bytes_are_sent_after_a_restart(tmp_path: Path, data: Any) -> N
 
 
 @pytest.mark.parametrize(
-    "data", ["99999999999999.99", "9007199254740993.0", "1e-400", "-0", "1E2", "[1e9,1E+9]", '{"b":  "\\u00e9\\/","a":-0.0}']
+    "data",
+    ["99999999999999.99", "9007199254740993.0", "1e-400", "-0", "1E2", "[1e9,1E+9]", '{"b":  "\\u00e9\\/","a":-0.0}'],
 )
 def test_a_spelling_is_the_same_after_a_restart_and_in_a_redelivery(tmp_path: Path, data: str) -> None:
     with Desk(tmp_path, "http://a.test/") as desk:
