@@ -332,11 +332,13 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
         printer.say(f"warning: {warning}")
     dispatcher.start()
 
-    def stop() -> None:
-        waiting = dispatcher.close()
+    def stop(error: type[BaseException] | None, *_: object) -> bool:
+        hurried = error is KeyboardInterrupt  # a second Ctrl-C before `run` had ended
+        waiting = dispatcher.close(0.0) if hurried else dispatcher.close()
         printer.close(f"Stopped; {waiting} {'delivery waits' if waiting == 1 else 'deliveries wait'} in {journal.path}")
+        return hurried
 
-    ending.callback(stop)
+    ending.push(stop)
     return server
 
 

@@ -765,17 +765,23 @@ def test_stops_with_one_line(tmp_path: Path, script: str, number: int) -> None:
         assert len(program.lines) == 2 and program.lines[1].startswith("Stopped"), program.lines
 
 
-def test_a_second_ctrl_c_cuts_the_wait_for_what_is_under_way_short(tmp_path: Path, listener: Listener) -> None:
+@pytest.mark.parametrize("before", [True, False], ids=["before it waits", "while it waits"])
+def test_a_second_ctrl_c_cuts_the_wait_for_what_is_under_way_short(
+    tmp_path: Path, listener: Listener, before: bool
+) -> None:
     listener.answer = listener.hang
     with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
         Caller(program.port).register(listener.url(), A)
         Caller(program.port).trigger(A, 1)
         listener.next()
         program.process.send_signal(signal.SIGINT)
-        program.wait_for("Waiting up to 5 s")
+        if not before:
+            program.wait_for("Waiting up to 5 s")
         began = time.monotonic()
+        time.sleep(0.01)  # two signals at the very same time would be one
         assert program.stop() == 0
         assert time.monotonic() - began < 3
+        assert [line for line in program.lines if "Stopped" in line] == program.lines[-1:]
         assert program.lines[-1].startswith("Stopped; 1 delivery waits in "), program.lines
     with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
         assert program.port and listener.next()
@@ -908,7 +914,9 @@ def test_what_waits_for_a_webhook_that_is_gone_is_told_and_kept_until_the_owner_
     (tmp_path / "webhooks.json").write_text("[]")
     for _ in range(2):  # a start alone decides nothing
         with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
-            assert program.wait_for(f"warning: 2 deliveries wait for 1 URLs that are not registered for them, such as {url}")
+            assert program.wait_for(
+                f"warning: 2 deliveries wait for 1 URLs that are not registered for them, such as {url}"
+            )
             assert "Exposee on http" in program.lines[0]
             caller = Caller(program.port)
             answer = caller.call("DELETE", UNREGISTER, body, **TUNNEL)  # nor does a stranger
