@@ -290,6 +290,21 @@ def test_a_ctrl_c_while_a_program_is_imported_is_no_traceback() -> None:
     assert "ZeroDivisionError" in python("import terminal; 1 / 0").stderr
 
 
+def test_a_ctrl_c_while_this_module_imports_others_is_no_traceback() -> None:
+    code = (
+        "import builtins\n"
+        "real = builtins.__import__\n"
+        "def interrupted(name, *more):\n"
+        "    if name == 'contextlib':\n"
+        "        raise KeyboardInterrupt\n"
+        "    return real(name, *more)\n"
+        "builtins.__import__ = interrupted\n"
+        "import terminal\n"
+    )
+    done = python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Stopped\n", "")
+
+
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>&1", "2>/dev/full"])
 def test_an_output_that_takes_nothing_is_no_traceback(redirection: str) -> None:
     code = (
