@@ -328,6 +328,8 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
     server.set_routes(Exposee(store, dispatcher, rules, printer.say).routes)
     stay_on_one_core()
     printer.say(f"Exposee on {server.url}, Ctrl-C stops it")
+    if chosen.token:
+        printer.say("callers that look local need no token; behind nginx they all do, until it has README's two lines")
     for warning in warnings(store, journal, dispatcher, chosen.event_types):
         printer.say(f"warning: {warning}")
     dispatcher.start()

@@ -835,6 +835,13 @@ def test_a_token_that_is_none_stops_the_start(
     assert ("--token" if way == "option" else "EXPOSEE_TOKEN") in error and "t0ken" not in error
 
 
+def test_with_a_token_the_terminal_says_who_needs_none(tmp_path: Path) -> None:
+    """Behind a proxy that adds no field, and names the exposee itself as Host, that would be everybody."""
+    with Program("exposee.py", "--port", "0", cwd=tmp_path, env={"EXPOSEE_TOKEN": "t0ken"}) as program:
+        assert program.wait_for("look local need no token") and program.wait_for("nginx")
+        assert program.stop() == 0 and "t0ken" not in str(program.lines)
+
+
 def fails(script: str, *options: str, cwd: Path) -> str:
     """The one line with which a program refuses to start."""
     done = run(script, *options, cwd=cwd)
