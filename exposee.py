@@ -328,15 +328,19 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
     server.set_routes(Exposee(store, dispatcher, rules, printer.say).routes)
     stay_on_one_core()
     printer.say(f"Exposee on {server.url}, Ctrl-C stops it")
+    if chosen.token:
+        printer.say("callers that look local need no token; behind nginx they all do, until it has README's two lines")
     for warning in warnings(store, journal, dispatcher, chosen.event_types):
         printer.say(f"warning: {warning}")
     dispatcher.start()
 
-    def stop() -> None:
-        waiting = dispatcher.close()
+    def stop(error: type[BaseException] | None, *_: object) -> bool:
+        hurried = error is KeyboardInterrupt  # a second Ctrl-C before `run` had ended
+        waiting = dispatcher.close(0.0) if hurried else dispatcher.close()
         printer.close(f"Stopped; {waiting} {'delivery waits' if waiting == 1 else 'deliveries wait'} in {journal.path}")
+        return hurried
 
-    ending.callback(stop)
+    ending.push(stop)
     return server
 
 

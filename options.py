@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -27,8 +29,9 @@ def matching(pattern: str, mistake: str, convert: Callable[[str], T]) -> Callabl
     """A type for text that matches the whole pattern. The mistake is a sentence, with the text in place of `{!r}`."""
 
     def check(text: str) -> T:
-        if re.fullmatch(pattern, text):
-            return convert(text)
+        with contextlib.suppress(ValueError):
+            if re.fullmatch(pattern, text):
+                return convert(text)
         raise argparse.ArgumentTypeError(mistake.format(text))
 
     return check
@@ -37,10 +40,18 @@ def matching(pattern: str, mistake: str, convert: Callable[[str], T]) -> Callabl
 def web_url(example: str, variable: str = "", query: bool = True) -> Callable[[str], str]:
     """An http or https URL such as `example`; it may come from an environment variable, and is never shown."""
     path, no = ("[/?][^#]*", "credentials or fragment") if query else ("/[^#?]*", "credentials, query or fragment")
-    pattern = rf"(?ai)(?=[!-~]*\Z)https?://(?:[\w.-]+|\[[\da-f:.]+\])(?::0*(?!0){PORT})?(?:{path})?"
+    host = rf"(?:{LABEL}\.)*{LABEL}\.?|\[[\da-f:.]+\]"
+    pattern = rf"(?ai)(?=[!-~]*\Z)https?://(?:{host})(?::0*(?!0){PORT})?(?:{path})?"
     here = f" (here or in {variable})" if variable else ""
     rule = f"an absolute http or https URL in visible ASCII, without {no}, such as {example}"
-    return matching(pattern, f"the value{here} is not {rule}", str)
+    return matching(pattern, f"the value{here} is not {rule}", _with_address)
+
+
+def _with_address(url: str) -> str:
+    """A URL, whose host in brackets has to be an IPv6 address: ValueError if it is none."""
+    if match := re.match(r"[^/]*//\[(.*?)\]", url):
+        ipaddress.IPv6Address(match[1])
+    return url
 
 
 def credential(variable: str) -> Callable[[str], str]:
@@ -50,10 +61,11 @@ def credential(variable: str) -> Callable[[str], str]:
     return matching("[!-~](?:[ -~]*[!-~])?", f"the value (here or in {variable}) {problem}; {advice}", str)
 
 
+LABEL = r"\w(?:[\w-]{0,61}\w)?"  # of a host's name (RFC 1123, 2.1); urllib raises for a longer one, or an empty one
 PORT = "(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # up to 65535
 port_number = matching(PORT, "{!r} is not a port, expected a number from 0 to 65535", int)  # 0: any that is free
 thread_count = matching("[1-9]|[1-5][0-9]|6[0-4]", "{!r} is not a number from 1 to 64", int)
-host_name = matching("(?s).+", "the host is empty, expected a name or an address such as 127.0.0.1", str)  # "" is all
+host_name = matching("[!-~]+", "{!r} is no host, expected a name or an address such as 127.0.0.1", str)  # "" is all
 store_path = matching(r"(?s)(?!.*\.secrets\.json\Z).*[^/\\]\.json", "{!r} is not a name like webhooks.json", Path)
 event_name = matching(
     r"(?!ping\Z)[A-Za-z0-9_.-]{1,100}",

@@ -24,7 +24,7 @@ STRANGER_RATE, STRANGER_BURST = 10.0, 50.0  # pings and triggers of all stranger
 MAX_EVENT_TYPES = 64  # in one request
 MAX_URL = 2_048  # characters; what browsers and proxies take
 MAX_WAIT = 30.0  # seconds, of Prefer: wait
-URL = re.compile(r"https?://(\[[0-9a-f]*:[0-9a-f:.]*\]|[a-z0-9_.-]+)(?::(\d{0,5}))?(?:[/?].*)?", re.IGNORECASE)
+URL = re.compile(r"https?://(\[[0-9a-f]*:[0-9a-f:.]*(?<!\.)\]|[a-z0-9_.-]+)(?::(\d{0,5}))?(?:[/?].*)?", re.IGNORECASE)
 LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # RFC 1123, 2.1; and _, which some networks use
 NAME = re.compile(rf"(?:{LABEL}\.)*(?!(?:\d+|0x[0-9a-f]*)$){LABEL}", re.IGNORECASE)  # it does not end in a number
 WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[,;]|$)", re.IGNORECASE)

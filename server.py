@@ -29,7 +29,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from terminal import Printer, printable
+from terminal import Printer, say
 from wire import Answer, Problem, Request, RequestReader
 
 MAX_CONNECTIONS = 128  # each is a thread: about 60 KiB
@@ -246,7 +246,7 @@ class Server(socketserver.ThreadingTCPServer):
 
 def _report(error: BaseException, where: str) -> None:
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    print(printable(f"error {where}: {error!r} at {os.path.basename(frame.filename)}:{frame.lineno}"), file=sys.stderr)
+    say(f"error {where}: {error!r} at {os.path.basename(frame.filename)}:{frame.lineno}", stream=sys.stderr)
 
 
 def stop_on_signals(server: Server) -> None:

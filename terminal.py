@@ -6,11 +6,23 @@ it can be slow, or stopped with Ctrl-S: the `Printer` prints in a thread of its 
 
 from __future__ import annotations
 
-import contextlib
 import os
+import sys
+
+
+def _stop(*_: object) -> NoReturn:
+    try:
+        os.write(1, b"Stopped\n")
+    finally:
+        os._exit(0)
+
+
+# Before the other imports, as a Ctrl-C may come during them and those of a program; `run` follows.
+sys.excepthook = lambda kind, *rest: _stop() if kind is KeyboardInterrupt else sys.__excepthook__(kind, *rest)
+
+import contextlib
 import re
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -51,16 +63,6 @@ def run(main: Callable[[], int]) -> NoReturn:
     except OSError as error:
         code = fail(error, 2)
     os._exit(code if isinstance(code, int) else 0)
-
-
-def _stop(*_: object) -> NoReturn:
-    with contextlib.suppress(OSError):
-        os.write(1, b"Stopped\n")
-    os._exit(0)
-
-
-# For a Ctrl-C while a program is still importing; `run` follows.
-sys.excepthook = lambda kind, *rest: _stop() if kind is KeyboardInterrupt else sys.__excepthook__(kind, *rest)
 
 
 def set_up() -> None:

@@ -488,6 +488,12 @@ class Desk:
         self.stop()
 
 
+def free_port() -> int:
+    """A port that nobody listens on, for a program that cannot say which one it got."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 def eventually(condition: Callable[[], Any], what: str = "it") -> Any:
     """Wait until `condition()` is true, and return what it gave; for what has no event to wait for."""
     end = time.monotonic() + SECONDS

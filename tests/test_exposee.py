@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -29,10 +30,12 @@ from support import (
     Response,
     eventually,
     fields,
+    free_port,
     held,
     request,
 )
 
+import exposee
 from addresses import Guard
 from rules import Allowance
 from wire import MAX_BODY
@@ -762,20 +765,80 @@ def test_stops_with_one_line(tmp_path: Path, script: str, number: int) -> None:
         assert len(program.lines) == 2 and program.lines[1].startswith("Stopped"), program.lines
 
 
-def test_a_second_ctrl_c_cuts_the_wait_for_what_is_under_way_short(tmp_path: Path, listener: Listener) -> None:
+@pytest.mark.parametrize("before", [True, False], ids=["before it waits", "while it waits"])
+def test_a_second_ctrl_c_cuts_the_wait_for_what_is_under_way_short(
+    tmp_path: Path, listener: Listener, before: bool
+) -> None:
     listener.answer = listener.hang
     with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
         Caller(program.port).register(listener.url(), A)
         Caller(program.port).trigger(A, 1)
         listener.next()
         program.process.send_signal(signal.SIGINT)
-        program.wait_for("Waiting up to 5 s")
+        if not before:
+            program.wait_for("Waiting up to 5 s")
         began = time.monotonic()
-        assert program.stop() == 0
+        assert program.stop(signal.SIGTERM) == 0  # counts the same; two of one number at the same time would be one
         assert time.monotonic() - began < 3
+        assert [line for line in program.lines if "Stopped" in line] == program.lines[-1:]
         assert program.lines[-1].startswith("Stopped; 1 delivery waits in "), program.lines
     with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
         assert program.port and listener.next()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("redirection", [">&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>&1", ""])
+def test_an_output_that_takes_nothing_changes_nothing_else(
+    redirection: str, number: int, tmp_path: Path, listener: Listener
+) -> None:
+    """Without a redirection, the reader goes away after the first line, as `head -1` does."""
+    port = free_port()
+    command = ["sh", "-c", f"exec {sys.executable} {ROOT / 'exposee.py'} --raw --port {port} {redirection}"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stdout and process.stderr
+            assert redirection or process.stdout.readline().startswith(b"Exposee on ")
+            process.stdout.close()
+            eventually(lambda: is_up(port), "an answer")
+            Caller(port).register(listener.url(), A)
+            for _ in range(20):
+                (delivery,) = Caller(port).trigger(A, 1, Prefer="wait=5").json()["deliveries"]
+                assert delivery["state"] == "delivered"
+            process.send_signal(number)
+            assert (process.wait(SECONDS), process.stderr.read()) == (0, b"")
+        finally:
+            process.kill()
+
+
+def is_up(port: int) -> bool:
+    try:
+        return Caller(port).call("GET", "/health").status == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("value", ["", " ", " t0ken", "t0ken\n", "t\u00f6ken", "\udcff"])
+@pytest.mark.parametrize("way", ["option", "environment"])
+def test_a_token_that_is_none_stops_the_start(
+    value: str, way: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an empty one would let strangers trigger, and one with a blank or an umlaut would never match."""
+    monkeypatch.delenv("EXPOSEE_TOKEN", raising=False)
+    if way == "environment":
+        monkeypatch.setenv("EXPOSEE_TOKEN", value)
+    with pytest.raises(SystemExit) as ended:
+        exposee.parser().parse_args(["--token", value] if way == "option" else [])
+    out, error = capsys.readouterr()
+    assert (ended.value.code, out) == (2, "") and error.count("\n") == 1
+    assert ("--token" if way == "option" else "EXPOSEE_TOKEN") in error and "t0ken" not in error
+
+
+def test_with_a_token_the_terminal_says_who_needs_none(tmp_path: Path) -> None:
+    """Behind a proxy that adds no field, and names the exposee itself as Host, that would be everybody."""
+    with Program("exposee.py", "--port", "0", cwd=tmp_path, env={"EXPOSEE_TOKEN": "t0ken"}) as program:
+        assert program.wait_for("look local need no token") and program.wait_for("nginx")
+        assert program.stop() == 0 and "t0ken" not in str(program.lines)
 
 
 def fails(script: str, *options: str, cwd: Path) -> str:
@@ -857,7 +920,9 @@ def test_what_waits_for_a_webhook_that_is_gone_is_told_and_kept_until_the_owner_
     (tmp_path / "webhooks.json").write_text("[]")
     for _ in range(2):  # a start alone decides nothing
         with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
-            assert program.wait_for(f"warning: 2 deliveries wait for 1 URLs that are not registered for them, such as {url}")
+            assert program.wait_for(
+                f"warning: 2 deliveries wait for 1 URLs that are not registered for them, such as {url}"
+            )
             assert "Exposee on http" in program.lines[0]
             caller = Caller(program.port)
             answer = caller.call("DELETE", UNREGISTER, body, **TUNNEL)  # nor does a stranger

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import random
 import re
@@ -23,9 +24,11 @@ from support import JOURNAL, SECONDS, Client, Listener, Pair, Transport, eventua
 
 import exposee
 import strict_json
-from addresses import Guard, literal
-from client import KEPT_RESPONSE, Exchange
+from addresses import Guard, literal, reach, spelled
+from client import KEPT_RESPONSE, Exchange, request_head
+from connections import origin_of
 from receiver import PATH, Receiver
+from rules import url_problem
 from server import Server
 
 pytestmark = pytest.mark.slow
@@ -75,6 +78,44 @@ ODD = [
     '{"a": 1, "a": 2}', '{"": {}}', "{}", "[]", "null", "true", '"ping"', '"http://[::1"', '"http://h:99999/"',
     '"http://[v1.a]/"', '"http://a..b/"', '"http://%s/"' % ("a" * 64), '"//h/"', '"whsec_"', "[[[]]]", "\ufeff1",
 ]  # fmt: skip
+LABELS = [
+    "example", "localhost", "a", "A-b", "xn--bcher-kva", "_x", "-a", "a-", "", "a" * 63, "a" * 64, "1a", "a b", "\u00fc", "%41",
+    "0", "1", "127", "255", "256", "08", "010", "0x7f", "0x", "2130706433", "999999999999", "::1", "::ffff:127.0.0.1", "::",
+    "::ffff:0:7f00:1", ":::1", "fe80::1%25eth0", "v1", "zz", "[", "]", "@", "\\", "#", "?", "/",
+]  # fmt: skip
+PORTS = ["", "", "", "", ":80", ":00080", ":", ":0", ":65535", ":65536", ":-1", ":8a", ":80:80"]
+WHOLE = [
+    "0",
+    "1",
+    "10",
+    "9007199254740993",
+    "99999999999999",
+    "9" * 400,
+    "1" * 20,
+    "00",
+    "01",
+    "",
+    "_1",
+    "\u0663",
+    "0x1",
+]
+FRACTIONS = ["", "", ".0", ".99", ".10", "." + "3" * 50, ".", ".e", ".1.2"]
+EXPONENTS = [
+    "",
+    "",
+    "",
+    "e5",
+    "E2",
+    "e+9",
+    "E-07",
+    "e-400",
+    "e400",
+    "e308",
+    "E",
+    "e1.5",
+    "e" + "9" * 30,
+    "e-" + "9" * 30,
+]
 HOLE = "\x02hole"  # stands for an odd value, which json.dumps could not write
 
 
@@ -116,10 +157,22 @@ class Maker:
     def json(self, value: Any) -> bytes:
         """The value with something odd in it, as JSON or nearly so."""
         text = json.dumps(self.with_hole(value), ensure_ascii=self.dice.random() < 0.5)
-        odd = self.dice.choice(ODD)
+        odd = self.dice.choice([self.dice.choice(ODD), self.number(), json.dumps(self.url(), ensure_ascii=False)])
         if self.dice.random() < 0.1:  # as a key
             odd = f'{{{odd}: 1, "secret": {odd}}}'
         return text.replace(json.dumps(HOLE), odd).encode()
+
+    def url(self) -> str:
+        """A webhook's URL, perhaps: the host is the odd part."""
+        host = self.dice.choice(["", "."]).join(self.dice.choices(LABELS, k=self.dice.choice([1, 1, 2, 2, 3, 4, 5])))
+        host = self.dice.choice(["%s", "%s", "%s", "[%s]", "%s.", "[%s", "x[%s]"]) % host
+        scheme, rest = self.dice.choice(["http", "https", "HTTP"]), self.dice.choice(["", "/hook", "/hook?", "?a=b"])
+        return f"{scheme}://{host}{self.dice.choice(PORTS)}{rest}"
+
+    def number(self) -> str:
+        """A number in JSON, perhaps."""
+        parts = (["", "", "-", "+"], WHOLE, FRACTIONS, EXPONENTS)
+        return "".join(map(self.dice.choice, parts))
 
     def with_hole(self, value: Any) -> Any:
         if value and self.dice.random() < 0.8:
@@ -258,7 +311,7 @@ class Harmless(Guard):
     """Lets names through, all of which lead to the listener, and no address that a mutation has spelled."""
 
     def refuse_address(self, host: str, address: str) -> str | None:
-        return None if literal(host) is None else "no address is called here"
+        return None if literal(host.rstrip(".")) is None else "no address is called here"
 
 
 def test_exposee_survives_whatever_comes(
@@ -301,6 +354,59 @@ def test_receiver_survives_whatever_comes(cases: int, nothing_left: None, secret
     finally:
         server.stopping = True
         thread.join(SECONDS)
+
+
+# --- hosts and numbers ----------------------------------------------------------------------------------------------
+
+
+def test_a_host_is_refused_or_is_the_one_that_is_called(cases: int) -> None:
+    """What registration takes, the sender understands, and judges as registration did."""
+    taken = 0
+    for number in range(10 * cases):
+        url = Maker(number, [], []).url()
+        try:
+            if url_problem(url) is not None:
+                continue
+            authority = re.split("[/?]", url)[2]
+            host = re.sub(r":\d*$", "", authority).strip("[]").lower()
+            origin = origin_of(url)
+            assert origin.host == host
+            assert request_head("POST", url).count(b"\n") == 2 and f"Host: {authority}\r\n".encode() in request_head(
+                "POST", url
+            )
+            if address := literal(host.rstrip(".")):
+                assert reach(address) == spelled(host)
+            else:
+                host.encode("idna")  # as the resolver does
+            taken += 1
+        except Exception as error:
+            raise AssertionError(f"case {number} of seed {SEED}: {error!r}\nurl {url!r}") from error
+    assert cases / 5 < taken < cases * 9
+
+
+def test_a_number_is_refused_or_sent_as_it_is_spelled(
+    cases: int, nothing_left: None, tmp_path: Path, listener: Listener
+) -> None:
+    sent = 0
+    with Pair(tmp_path, schedule=(), fsync=lambda file: None) as pair:
+        pair.register(listener.url(), EVENT)
+        for number in range(cases):
+            maker = Maker(number, [], [])
+            text = maker.number()
+            data = maker.dice.choice(["%s", "[%s]", '{"a": %s}', "[0,%s ]"]) % text
+            body = f'{{"event":"{EVENT}","data":{data}}}'.encode()
+            try:
+                with pair.client() as client:
+                    status = client.ask(request("POST", "/trigger", body)).status
+                if status == 400:
+                    continue
+                assert status == 202
+                assert listener.next().endswith(f'{{"event": "{EVENT}", "data": {data}}}'.encode())
+                assert math.isfinite(float(text or 0))  # [] has none
+                sent += 1
+            except Exception as error:
+                raise AssertionError(f"case {number} of seed {SEED}: {error!r}\ndata {data!r}") from error
+    assert cases / 20 < sent < cases * 19 / 20
 
 
 # --- what a receiver may answer -------------------------------------------------------------------------------------

@@ -48,6 +48,9 @@ def test_what_is_no_port(text: str) -> None:
         "http://h:0", "http://h:", "http://h:٣", "http://bücher.example", "http://h/ü", "http://h/a b", "http://h/\udcff",
         "http://h/\n", "http://h\n", "http://h/\x7f", "http://h/#top", "http://h#", "http://u:password@h/", "http://u@h/",
         "http://h\\x/", "http:///h", "http://a b/", " http://h/", "http://[zz]/",
+        "http://a..b/", "http://.a/", "http://a../", "http://./", "http://-/", "http://-a/", "http://a-.b/",
+        "http://%s/" % ("a" * 64), "http://[:::1]/", "http://[::g]/", "http://[1.2.3.4]/", "http://[1:2:3:4:5:6:7:8:9]",
+        "http://[]/", "http://[::1]x/", "http://a[::1]/",
     ],
 )  # fmt: skip
 def test_what_is_no_web_url(text: str) -> None:
@@ -58,7 +61,8 @@ def test_what_is_no_web_url(text: str) -> None:
 
 def test_what_is_a_port_or_a_web_url() -> None:
     assert [port_number(text) for text in ("0", "80", "65535")] == [0, 80, 65_535]
-    for text in ("http://localhost:3000", "https://a.example/b?c=d", "http://[::1]:80/", "HTTP://H/", "http://h/a@b"):
+    for text in ("http://localhost:3000", "https://a.example/b?c=d", "http://[::1]:80/", "HTTP://H/", "http://h/a@b",
+                 "http://a.b./", "http://my_host:1", "http://%s.x-y" % ("a" * 63), "http://[::FFFF:127.0.0.1]", "http://127.1"):  # fmt: skip
         assert web_url("http://localhost:8080")(text) == text
 
 
@@ -78,7 +82,7 @@ def test_what_is_a_credential() -> None:
 
 
 WRONG: dict[Callable[[str], Any], list[str]] = {
-    host_name: [""],
+    host_name: ["", " ", "a b", "a\nb", "\u00fc", "\udcff"],
     seconds: ["", "x", "0", "-1", "nan", "inf", "1e400", "86401"],
     schedule: [",", "5,", "5,,6", "5,x", "0", "5,-1", "nan"],
     event_names: ["", ",", "a,,b", "a b", "a/b", "\u00e4", "a" * 101, "ping", "a,ping"],

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ROOT, SECONDS, Client, Listener, Program, Response, eventually, held, request
+from support import ROOT, SECONDS, Client, Listener, Program, Response, eventually, free_port, held, request
 from test_verifying import BODY, ID, KEY, MISTAKES, SECRET, STANDARD, TIME, hexadecimal, signature, signed
 
 import receiver
@@ -354,11 +354,6 @@ def test_what_was_refused_is_not_remembered(verifying: int, capsys: pytest.Captu
 
 
 # --- the program ----------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def test_a_ping_is_verified_and_pinged_back(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Desk, a_delivery, exchange
+from support import EVENT, Desk, a_delivery, exchange
 
-from messages import PENDING, STATES, Attempt, Message
+from messages import PENDING, STATES, Attempt, Message, body_of
 from records import delivery_record, message_record, restore
 
 
@@ -80,3 +80,22 @@ def test_the_same_bytes_are_sent_after_a_restart(tmp_path: Path, data: Any) -> N
         desk.settled(delivery, 3)
         bodies = [desk.next_sent().body for _ in range(3)]
     assert len(set(bodies)) == 1 and json.loads(bodies[0]) == {"event": "payment_received", "data": data}
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["99999999999999.99", "9007199254740993.0", "1e-400", "-0", "1E2", "[1e9,1E+9]", '{"b":  "\\u00e9\\/","a":-0.0}'],
+)
+def test_a_spelling_is_the_same_after_a_restart_and_in_a_redelivery(tmp_path: Path, data: str) -> None:
+    with Desk(tmp_path, "http://a.test/") as desk:
+        desk.answer = exchange(503)
+        (delivery,) = desk.dispatcher.trigger(EVENT, body_of(EVENT, data.encode())).deliveries
+        assert delivery is not None
+        desk.settled(delivery)
+        desk.restart()
+        desk.answer = exchange(204)
+        desk.pass_time(10)
+        desk.dispatcher.redeliver(desk.settled(delivery, 2))
+        desk.settled(delivery, 3)
+        bodies = {desk.next_sent().body for _ in range(3)}
+    assert bodies == {f'{{"event": "{EVENT}", "data": {data}}}'.encode()}

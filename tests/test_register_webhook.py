@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Behaviour, Listener, Pair, Program
+from support import Behaviour, Listener, Pair, Program, free_port
 
 import register_webhook
 from register_webhook import main
@@ -25,11 +25,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """None of the variables that the script looks at."""
     for name in ("EXPOSEE_URL", "WEBHOOK_URL", "WEBHOOK_SECRET"):
         monkeypatch.delenv(name, raising=False)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class Ran:
@@ -238,6 +233,8 @@ def test_a_refused_connection_is_a_failure(capsys: pytest.CaptureFixture[str]) -
         ["--exposee", "localhost:3000"],
         ["--exposee", "ftp://h/"],
         ["--exposee", "http://[::1"],
+        ["--exposee", "http://[:::1]"],
+        ["--exposee", "http://a..b"],
         ["--exposee", "http://localhost:99999"],
         ["--exposee", "http://user:password@localhost:3000"],
         ["--exposee", "http://bücher.example"],

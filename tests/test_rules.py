@@ -186,7 +186,8 @@ HOSTS = f"""
     1.2.3.4. [::1] [2001:db8::1] [::ffff:127.0.0.1] [::FFFF:0:0] localhost example.1a example.a1 1a
 """
 NO_HOSTS = f"""
-    good.example[::ffff:127.0.0.1] [::1]x [::1]. x[::1] [[::1]] [::1 ::1] [zz] [] [::1]] [1.2.3.4] [::1%25eth0] [::1%eth0]
+    good.example[::ffff:127.0.0.1] [::1]x [::1]. [::1.] [::ffff:8.8.8.8.] x[::1] [[::1]] [::1 ::1] [zz] []
+    [::1]] [1.2.3.4] [::1%25eth0] [::1%eth0]
     [v1.a] [:::1] [::g] [1:2:3:4:5:6:7:8:9] a..b .a a.. . .. -a.example a-.example a.-b a.b- - _- {LABEL}a.example
     {LONGEST}a a.{LONGEST} 1.2.3.256 1.2.3.4.5 999999999999 example.1 example.0x1 a.0x 0x 0xg1.0x1 1.2.3.08 a.1. a%41.example
     a,b a;b a=b a&b a!b a$b a'b a(b a*b a+b a~b a"b a<b a\\b a^b a`b a{{b a|b

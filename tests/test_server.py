@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import re
 import socket
 import statistics
@@ -402,6 +404,18 @@ def test_a_bug_is_a_problem_for_the_client_and_one_line_for_us(
     assert "secret" not in is_problem(answer, 500, closes=False)
     line = stderr()
     assert name in line and f"{method} /bug" in line and line.count("\n") == 1
+    assert client.ask(GET).status == 200
+
+
+def test_a_bug_is_a_problem_for_the_client_when_our_terminal_takes_nothing(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Full())
+    is_problem(client.ask(request("GET", "/bug")), 500, closes=False)
     assert client.ask(GET).status == 200
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import itertools
 import json
 import os
@@ -15,14 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 from disks import Disk, full, no_sync, together
-from support import SECONDS, Client, Pair, Program, eventually, held, request
+from support import ROOT, SECONDS, Client, Pair, Program, eventually, held, request
 
-import durable
 import store as store_module
 from durable import StoreError
 from rules import url_problem
@@ -480,7 +479,8 @@ class Faults:
         self.failing: Callable[[int], bool] = lambda number: False
         for name in ("open", "replace", "unlink", "chmod"):
             monkeypatch.setattr(os, name, self.wrapped(getattr(os, name)))
-        monkeypatch.setattr(durable, "open", self.open, raising=False)
+        self.real_write = os.write
+        monkeypatch.setattr(os, "write", self.write)
         self.fsync = self.wrapped(no_sync)
 
     def point(self) -> bool:
@@ -490,19 +490,11 @@ class Faults:
     def wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *values, **options: full() if self.point() else function(*values, **options)
 
-    def open(self, *values: Any, **options: Any) -> Any:
-        file: Any = io.open(*values, **options)  # noqa: UP020, SIM115 - the name is taken; its user closes it
-        write = file.writelines
-
-        def writelines(pieces: Any) -> None:
-            data = b"".join(pieces)
-            failing = self.point()
-            write([data[: len(data) // 2] if failing else data])
-            if failing:
-                full()
-
-        file.writelines, file.flush = writelines, self.wrapped(file.flush)
-        return file
+    def write(self, descriptor: int, data: bytes) -> int:
+        """A disk that fills up takes a part first."""
+        failing = self.point()
+        written = self.real_write(descriptor, data[: len(data) // 2] if failing else data)
+        return full() if failing else written
 
     def fail(self, first: int, ever_after: bool) -> None:
         self.count, self.failing = 0, lambda number: number >= first if ever_after else number == first
@@ -641,6 +633,15 @@ def test_a_file_keeps_its_mode_and_a_new_one_honours_the_umask(tmp_path: Path) -
         it.close()
     finally:
         os.umask(before)
+
+
+def test_git_ignores_what_lies_beside_a_store_of_any_name_and_not_the_store() -> None:
+    ignored = (ROOT / ".gitignore").read_text().split()
+    parts = (".secrets.json", ".secrets.json.tmp", ".json.tmp", ".lock", ".deliveries.jsonl", ".deliveries.jsonl.tmp")
+    for store in ("webhooks", "my.hooks", "deliveries"):
+        for part in parts:
+            assert any(fnmatch(store + part, pattern) for pattern in ignored), store + part
+        assert not any(fnmatch(f"{store}.json", pattern) for pattern in ignored)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links of POSIX")

@@ -637,7 +637,9 @@ def test_a_stranger_never_registers_metadata_or_loopback(tmp_path: Path, host: s
         assert pair.store.count() == 0
 
 
-@pytest.mark.parametrize("host", ["good.example[::ffff:127.0.0.1]", "[::1]x", "a..b", "1.2.3.256", "[zz]", "a" * 64])
+@pytest.mark.parametrize(
+    "host", ["good.example[::ffff:127.0.0.1]", "[::1]x", "a..b", "1.2.3.256", "[zz]", "a" * 64, "[::1.]"]
+)
 def test_nobody_registers_a_host_that_is_none(pair: Pair, host: str) -> None:
     for fields in ({}, TUNNEL):
         answer = pair.call("POST", REGISTER, {"url": f"http://{host}/hook", "event_types": [A]}, **fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -289,6 +290,21 @@ def test_a_ctrl_c_while_a_program_is_imported_is_no_traceback() -> None:
     assert "ZeroDivisionError" in python("import terminal; 1 / 0").stderr
 
 
+def test_a_ctrl_c_while_this_module_imports_others_is_no_traceback() -> None:
+    code = (
+        "import builtins\n"
+        "real = builtins.__import__\n"
+        "def interrupted(name, *more):\n"
+        "    if name == 'contextlib':\n"
+        "        raise KeyboardInterrupt\n"
+        "    return real(name, *more)\n"
+        "builtins.__import__ = interrupted\n"
+        "import terminal\n"
+    )
+    done = python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Stopped\n", "")
+
+
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>&1", "2>/dev/full"])
 def test_an_output_that_takes_nothing_is_no_traceback(redirection: str) -> None:
     code = (
@@ -315,7 +331,10 @@ def test_a_python_that_is_too_old_is_told_in_one_line() -> None:
     assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1 and "3.10" in done.stderr
 
 
-def test_a_terminal_that_stands_still_holds_up_no_delivery(tmp_path: Path, listener: Listener) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_terminal_that_stands_still_holds_up_neither_deliveries_nor_the_end(
+    number: int, tmp_path: Path, listener: Listener
+) -> None:
     """`--raw` into a pipe that nobody reads: far more than a pipe holds is printed, and all is delivered."""
     command = [sys.executable, str(ROOT / "exposee.py"), "--port", "0", "--raw"]
     with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as exposee:
@@ -330,6 +349,8 @@ def test_a_terminal_that_stands_still_holds_up_no_delivery(tmp_path: Path, liste
                     assert client.ask(request("POST", "/trigger", event)).status == 202
             for _ in range(300):
                 listener.next()
+            exposee.send_signal(number)
+            assert exposee.wait(SECONDS / 2) == 0
         finally:
             exposee.kill()
 
