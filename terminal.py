@@ -20,13 +20,13 @@ def _stop(*_: object) -> NoReturn:
 # Before the other imports, as a Ctrl-C may come during them and those of a program; `run` follows.
 sys.excepthook = lambda kind, *rest: _stop() if kind is KeyboardInterrupt else sys.__excepthook__(kind, *rest)
 
-import contextlib
-import re
-import signal
-import threading
-from collections import deque
-from collections.abc import Callable
-from typing import NoReturn, TextIO
+import contextlib  # noqa: E402
+import re  # noqa: E402
+import signal  # noqa: E402
+import threading  # noqa: E402
+from collections import deque  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from typing import NoReturn, TextIO  # noqa: E402
 
 if sys.hexversion < 0x030A0000:  # here, because every program imports this module first
     sys.stderr.write(f"error: Python {sys.version.split()[0]} is too old, use 3.10 or newer\n")

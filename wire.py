@@ -7,7 +7,6 @@ close. Connections and threads are server.py's business. Left out on purpose: co
 
 from __future__ import annotations
 
-import contextlib
 import email.utils
 import functools
 import http

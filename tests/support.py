@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "tools")]
 
 from addresses import Guard  # noqa: E402
 from client import Exchange  # noqa: E402
-from client import exchange as run_exchange
+from client import exchange as run_exchange  # noqa: E402
 from connections import KEPT_OPEN, NextAddress, Pool, Resolver, Wait  # noqa: E402
 from delivery import Dispatcher  # noqa: E402
 from endpoints import Endpoint  # noqa: E402

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from receivers import in_order, raw_server, then_close, then_silence
-from support import NO_CONTENT, ROOT, SECONDS, Listener, Transport, eventually, held, read_request
+from support import NO_CONTENT, ROOT, SECONDS, Listener, Transport, held, read_request
 
 import connections
 from addresses import Guard

@@ -56,9 +56,9 @@ class Caller(Pair):
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """One exposee for all the requests that change nothing."""
-    with Pair(tmp_path_factory.mktemp("house")) as it:
+    with Pair(tmp_path_factory.mktemp("shared")) as it:
         yield it
         assert it.store.count() == 0, "a refused request has changed something"
 
@@ -118,41 +118,41 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize(("path", "field", "value"), WRONG, ids=lambda value: ascii(value)[:40])
-def test_wrong_value_names_the_field_and_what_was_expected(house: Pair, path: str, field: str, value: Any) -> None:
+def test_wrong_value_names_the_field_and_what_was_expected(shared: Pair, path: str, field: str, value: Any) -> None:
     body = {name: it for name, it in {**GOOD[path], field: value}.items() if it is not None}
     words = ("whsec_", "base64", "24", "64") if field == "secret" else ("expected",)
-    assert is_problem(house.call(method(path), path, body), 422, field, *words)
+    assert is_problem(shared.call(method(path), path, body), 422, field, *words)
 
 
 @pytest.mark.parametrize("path", GOOD)
-def test_body_that_is_missing_or_no_object(house: Pair, path: str) -> None:
-    assert is_problem(house.call(method(path), path), 411, "body", "Content-Type: application/json")
+def test_body_that_is_missing_or_no_object(shared: Pair, path: str) -> None:
+    assert is_problem(shared.call(method(path), path), 411, "body", "Content-Type: application/json")
     for body in ([GOOD[path]], "x", 5, True):
-        assert is_problem(house.call(method(path), path, body), 422, "body", *GOOD[path])
+        assert is_problem(shared.call(method(path), path, body), 422, "body", *GOOD[path])
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_json(house: Pair, name: str) -> None:
-    with house.client() as client:
+def test_malformed_json(shared: Pair, name: str) -> None:
+    with shared.client() as client:
         for path in GOOD:
             assert is_problem(client.ask(request(method(path), path, MALFORMED[name])), 400, "the body is")
         assert client.ask(request("GET", "/health")).status == 200  # and the connection is still of use
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", "", None])
-def test_body_that_is_not_declared_as_json(house: Pair, kind: str | None) -> None:
+def test_body_that_is_not_declared_as_json(shared: Pair, kind: str | None) -> None:
     field = b"" if kind is None else b"Content-Type: %b\r\n" % kind.encode()
-    with house.client() as client:
+    with shared.client() as client:
         answer = client.ask(request("POST", REGISTER, b"{}").replace(b"Content-Type: application/json\r\n", field))
     assert is_problem(answer, 415, kind or "missing", "application/json", "-H 'Content-Type: application/json'")
 
 
-def test_json_may_be_declared_with_a_charset_and_in_any_case(house: Pair) -> None:
-    assert is_problem(house.call("POST", REGISTER, {}, Content_Type="Application/JSON; charset=utf-8"), 422, "url")
+def test_json_may_be_declared_with_a_charset_and_in_any_case(shared: Pair) -> None:
+    assert is_problem(shared.call("POST", REGISTER, {}, Content_Type="Application/JSON; charset=utf-8"), 422, "url")
 
 
-def test_body_over_one_mebibyte_is_refused_before_it_is_sent(house: Pair) -> None:
-    with house.client() as client:
+def test_body_over_one_mebibyte_is_refused_before_it_is_sent(shared: Pair) -> None:
+    with shared.client() as client:
         head = request("POST", "/trigger", Content_Type="application/json", Content_Length="1048577")
         assert is_problem(client.ask(head), 413, "1,048,576 bytes")
         assert client.closed()
@@ -166,20 +166,20 @@ WRONG_METHODS = [
 
 
 @pytest.mark.parametrize(("wrong", "path", "right"), WRONG_METHODS)
-def test_wrong_method_is_told_the_right_one(house: Pair, wrong: str, path: str, right: str) -> None:
-    answer = house.call(wrong, path)
+def test_wrong_method_is_told_the_right_one(shared: Pair, wrong: str, path: str, right: str) -> None:
+    answer = shared.call(wrong, path)
     assert is_problem(answer, 405, wrong, right)
     assert right in answer.headers["allow"].split(", ")
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/webhooks/", "/webhooks%2Fregister", "/Ping", "//ping", "/deliveries/"])
-def test_unknown_path(house: Pair, path: str) -> None:
-    assert is_problem(house.call("GET", path), 404, "/trigger")
+def test_unknown_path(shared: Pair, path: str) -> None:
+    assert is_problem(shared.call("GET", path), 404, "/trigger")
 
 
-def test_titles_do_not_change_with_the_version_of_python(house: Pair) -> None:
-    answers = [house.call("GET", "/nothing"), house.trigger("lunch")]
-    answers += [house.call("POST", "/trigger", Content_Length=length) for length in ("x", "9999999")]
+def test_titles_do_not_change_with_the_version_of_python(shared: Pair) -> None:
+    answers = [shared.call("GET", "/nothing"), shared.trigger("lunch")]
+    answers += [shared.call("POST", "/trigger", Content_Length=length) for length in ("x", "9999999")]
     expected = {**TITLES, 413: "Content Too Large"}
     assert [answer.json()["title"] for answer in answers] == [expected[status] for status in (404, 422, 400, 413)]
 
@@ -207,9 +207,9 @@ def test_unregister_takes_one_event_and_leaves_the_others(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("url", [url for url in URLS if url and isinstance(url, str)], ids=lambda url: ascii(url)[:40])
-def test_nothing_is_unregistered_of_what_could_never_be_registered(house: Pair, url: str) -> None:
-    for fields in ({}, TUNNEL):
-        answer = house.call("DELETE", UNREGISTER, {"url": url, "event": A}, **fields)
+def test_nothing_is_unregistered_of_what_could_never_be_registered(shared: Pair, url: str) -> None:
+    for more in ({}, TUNNEL):
+        answer = shared.call("DELETE", UNREGISTER, {"url": url, "event": A}, **more)
         assert is_problem(answer, 404, "0 webhook(s) unregistered")
 
 
@@ -311,11 +311,11 @@ def test_trigger_reaches_those_who_registered_for_the_event_and_nobody_else(pair
         assert other.requests.empty()
 
 
-def test_preferences_that_are_ours_are_applied_and_others_ignored(house: Pair) -> None:
+def test_preferences_that_are_ours_are_applied_and_others_ignored(shared: Pair) -> None:
     for prefer in ("respond-async, wait=5", "WAIT=5", "wait=5; foo=bar", "wait = 5"):
-        assert house.trigger(A, Prefer=prefer).status == 200, prefer
+        assert shared.trigger(A, Prefer=prefer).status == 200, prefer
     for prefer in ("respond-async", "wait", "wait=soon", "await=5", "wait=-1"):
-        assert house.trigger(A, Prefer=prefer).status == 202, prefer
+        assert shared.trigger(A, Prefer=prefer).status == 202, prefer
 
 
 def test_first_attempts_that_take_longer_than_preferred(pair: Pair, listener: Listener) -> None:
@@ -440,8 +440,8 @@ def test_deliveries_are_listed_newest_first_and_filtered(pair: Pair, listener: L
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=x", "limit=1001", "limit=99999999999", "state=lost"])
-def test_filter_that_means_nothing(house: Pair, query: str) -> None:
-    assert is_problem(house.call("GET", f"/deliveries?{query}"), 422, query.partition("=")[0], "expected")
+def test_filter_that_means_nothing(shared: Pair, query: str) -> None:
+    assert is_problem(shared.call("GET", f"/deliveries?{query}"), 422, query.partition("=")[0], "expected")
 
 
 def test_delivery_shows_the_bytes_that_the_receiver_got(pair: Pair, listener: Listener) -> None:
@@ -565,26 +565,26 @@ OWNERS_PAGES = ["/", "/webhooks", "/deliveries", "/deliveries/dlv_1_0", "/delive
 
 
 @pytest.mark.parametrize("fields", STRANGERS, ids=str)
-def test_stranger_does_not_see_the_lists(house: Pair, fields: dict[str, str]) -> None:
-    assert is_problem(house.call("GET", "/webhooks", **fields), 403, "local callers only", "--token")
+def test_stranger_does_not_see_the_lists(shared: Pair, fields: dict[str, str]) -> None:
+    assert is_problem(shared.call("GET", "/webhooks", **fields), 403, "local callers only", "--token")
 
 
 @pytest.mark.parametrize("authority", ["some-host.loca.lt", "evil.example:3000", "192.168.1.5"])
-def test_caller_who_names_a_foreign_authority_is_a_stranger(house: Pair, authority: str) -> None:
-    assert is_problem(house.call("GET", f"http://{authority}/webhooks"), 403, "local callers only")
+def test_caller_who_names_a_foreign_authority_is_a_stranger(shared: Pair, authority: str) -> None:
+    assert is_problem(shared.call("GET", f"http://{authority}/webhooks"), 403, "local callers only")
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:3000", "127.0.0.1:3000", "[::1]:3000", "127.0.0.1."])
-def test_local_caller_sees_the_lists(house: Pair, host: str) -> None:
-    assert house.call("GET", "/webhooks", Host=host).status == 200
-    assert house.call("GET", "/webhooks", Host=host, Origin=f"http://{host}").status == 200
+def test_local_caller_sees_the_lists(shared: Pair, host: str) -> None:
+    assert shared.call("GET", "/webhooks", Host=host).status == 200
+    assert shared.call("GET", "/webhooks", Host=host, Origin=f"http://{host}").status == 200
 
 
-def test_owners_pages_are_closed_to_strangers_and_two_are_for_everyone(house: Pair) -> None:
+def test_owners_pages_are_closed_to_strangers_and_two_are_for_everyone(shared: Pair) -> None:
     for path in OWNERS_PAGES:
-        assert is_problem(house.call("GET", path, **TUNNEL), 403, "local callers")
-    assert is_problem(house.call("POST", "/deliveries/dlv_1_0/attempts", **TUNNEL), 403, "local callers")
-    assert [house.call("GET", path, **TUNNEL).status for path in ("/health", "/event-types")] == [200, 200]
+        assert is_problem(shared.call("GET", path, **TUNNEL), 403, "local callers")
+    assert is_problem(shared.call("POST", "/deliveries/dlv_1_0/attempts", **TUNNEL), 403, "local callers")
+    assert [shared.call("GET", path, **TUNNEL).status for path in ("/health", "/event-types")] == [200, 200]
 
 
 def test_stranger_does_the_whole_exercise_and_learns_counts_only(pair: Pair, listener: Listener) -> None:
@@ -669,11 +669,11 @@ def register_at(pair: Pair, host: str, **fields: str) -> Response:
 
 
 @pytest.mark.parametrize(("kind", "host"), [(kind, it) for kind, of in NOT_FOR_STRANGERS.items() for it in of.split()])
-def test_stranger_cannot_register_a_private_destination(house: Pair, kind: str, host: str) -> None:
+def test_stranger_cannot_register_a_private_destination(shared: Pair, kind: str, host: str) -> None:
     words = {"private": [kind, "--allow-private"]}.get(kind, [kind])
-    assert is_problem(register_at(house, host, **TUNNEL), 403, *words)
+    assert is_problem(register_at(shared, host, **TUNNEL), 403, *words)
     if kind == "link-local":
-        assert is_problem(register_at(house, host), 403, *words)  # nor can anybody else
+        assert is_problem(register_at(shared, host), 403, *words)  # nor can anybody else
 
 
 def test_local_caller_registers_what_is_private(pair: Pair) -> None:

@@ -33,7 +33,6 @@ from support import (
 )
 
 import endpoints
-import sender
 from addresses import Guard
 from client import Exchange
 from client import exchange as real_exchange

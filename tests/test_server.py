@@ -624,6 +624,8 @@ def test_a_page_runs_its_own_script_and_style_only(tmp_path: Path) -> None:
     for answer in answers:
         policy = answer.headers["Content-Security-Policy"]
         nonces = set(re.findall(r"-src 'nonce-([^']{16,})'", policy))
-        assert nonces == set(re.findall(r'<(?:style|script) nonce="([^"]*)">', answer.body.decode())) and len(nonces) == 1
+        assert (
+            nonces == set(re.findall(r'<(?:style|script) nonce="([^"]*)">', answer.body.decode())) and len(nonces) == 1
+        )
         assert "default-src 'none'" in policy and "unsafe" not in policy
     assert answers[0].body != answers[1].body

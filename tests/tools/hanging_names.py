@@ -17,7 +17,7 @@ HANG_SECONDS = 120.0  # longer than any measurement
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import exposee
+import exposee  # noqa: E402
 
 resolve = socket.getaddrinfo
 
