@@ -61,9 +61,11 @@ class Dispatcher:
     `clock` is Unix time, `monotonic` is what plans, `chance` gives numbers from 0 to 1, `log` gets a line for people
     now and then, `show` every attempt and its delivery.
 
-    `changed` is notified when deliveries change. Its lock guards the history, the endpoints and the attributes below;
-    plain counters may be read without it. The journal's turn may be held when it is taken, never the other way round:
-    with the lock held nothing is committed or flushed, but notes are made.
+    `changed` is a lock and a bell. As a lock it guards the history, the endpoints and the attributes below; plain
+    counters may be read without it. As a bell it is rung when deliveries change.
+
+    Order of locks: the journal's turn first, then `changed`. So nothing that takes the turn, a commit or a flush, is
+    called with `changed` held; `note` takes no turn and may be.
     """
 
     def __init__(

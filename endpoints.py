@@ -78,11 +78,15 @@ class Endpoints:
 
     def planned(self, url: str) -> list[Delivery]:
         """What waits for its turn or its time, pings and redeliveries included."""
-        return [d for key in ((url, False), (url, True)) if key in self._by_url for d in self._by_url[key].planned()]
+        return [delivery for endpoint in self._of(url) for delivery in endpoint.planned()]
 
     def in_flight(self, url: str) -> list[Delivery]:
         """What is being attempted for a URL."""
-        return [d for key in ((url, False), (url, True)) if key in self._by_url for d in self._by_url[key].under_way]
+        return [delivery for endpoint in self._of(url) for delivery in endpoint.under_way]
+
+    def _of(self, url: str) -> list[Endpoint]:
+        """What there is of a URL's two endpoints."""
+        return list(filter(None, (self._by_url.get((url, urgent)) for urgent in (False, True))))
 
     def add(self, delivery: Delivery) -> None:
         """Let a delivery wait for its turn."""

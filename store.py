@@ -222,7 +222,10 @@ class WebhookStore:
         self._snapshot = staged  # the swap
 
     def _write_files(self, new: _Snapshot, changed: bool) -> None:
-        """Write what differs; a crash in between leaves no entry without its secret, and none with another's."""
+        """Write what differs. A crash may come after each, and no entry may then lack its secret or have another's.
+
+        So there are three steps: secrets for the old entries and for the new ones; the entries; the new ones' alone.
+        """
         old = between = self._snapshot.secrets
         if new.secrets != old:
             between = {url: old[url] for url in old if self.has(url)} | new.secrets

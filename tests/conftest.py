@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from disks import Disk
-from support import SECONDS, Listener, Pair, Transport, held
+from serving import ROUTES, Watched, serving
+from support import SECONDS, Client, Listener, Pair, Transport, held
 
 import connections
 
@@ -30,6 +31,19 @@ def listener() -> Iterator[Listener]:
 def pair(tmp_path: Path) -> Iterator[Pair]:
     """An exposee in this process, on a free port, with an empty store."""
     with Pair(tmp_path) as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Watched]:
+    """Our HTTP server with a few routes to try it on."""
+    with serving(ROUTES) as it:
+        yield it
+
+
+@pytest.fixture
+def client(server: Watched) -> Iterator[Client]:
+    with server.client() as it:
         yield it
 
 

@@ -355,6 +355,15 @@ class Blocking:
             self._answer.set_result(self.then)
 
 
+def without_bytes(delivery: Delivery) -> dict[str, Any]:
+    """All that the API shows, but for the bytes, which a restart loses."""
+    value = delivery.to_json(attempts=True)
+    for attempt in value["attempts"]:
+        for name in ("request", "response", "gone"):
+            attempt.pop(name, None)
+    return value
+
+
 class _CountingDispatcher(Dispatcher):
     """Counts the turns of its senders, so that a test knows when they have seen another time."""
 
@@ -440,6 +449,22 @@ class Desk:
 
         found: Delivery = eventually(is_over, f"attempt {attempts} of {delivery.id}")
         return found
+
+    @contextlib.contextmanager
+    def blocked(self, then: Exchange | None = None) -> Iterator[None]:
+        """Attempts are answered when this ends, with `then`."""
+        blocking = Blocking(then)
+        with held(blocking):
+            self.answer = blocking
+            yield
+
+    @contextlib.contextmanager
+    def redelivering(self, delivery: Delivery, then: Exchange | None = None) -> Iterator[None]:
+        """A redelivery is under way until this ends."""
+        with self.blocked(then):
+            self.dispatcher.redeliver(delivery)
+            self.under_way(delivery)
+            yield
 
     def under_way(self, delivery: Delivery) -> Delivery:
         """Wait until an attempt is under way."""

@@ -42,6 +42,7 @@ from support import (
     fields,
     held,
     request,
+    without_bytes,
 )
 
 import delivery as dispatching
@@ -65,15 +66,6 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     """A dispatcher with one URL."""
     with Desk(tmp_path, URL) as it:
         yield it
-
-
-def shown(delivery: Delivery) -> dict[str, Any]:
-    """All that the API shows, but for the bytes, which a restart loses."""
-    value = delivery.to_json(attempts=True)
-    for attempt in value["attempts"]:
-        for name in ("request", "response", "gone"):
-            attempt.pop(name, None)
-    return value
 
 
 def counts(desk: Desk) -> tuple[int, int]:
@@ -440,9 +432,7 @@ def test_unregister_cancels_what_waits_of_that_event_only(desk: Desk) -> None:
     desk.register(URL, OTHER)
     desk.answer = exchange(503)
     retrying = {event: desk.settled(desk.trigger(event)) for event in (EVENT, OTHER)}
-    blocking = Blocking()
-    with held(blocking):
-        desk.answer = blocking
+    with desk.blocked():
         under_way = desk.under_way(desk.trigger())
         waiting = {event: desk.trigger(event) for event in (EVENT, OTHER)}
         desk.unregister(URL, EVENT)
@@ -519,9 +509,7 @@ def test_a_cancellation_that_a_sender_was_quicker_with_is_on_the_disk_as_well(
 
 
 def test_what_was_accepted_for_a_new_registration_is_not_cancelled_by_the_end_of_the_old_one(desk: Desk) -> None:
-    blocking = Blocking()
-    with held(blocking):
-        desk.answer = blocking
+    with desk.blocked():
         desk.trigger()
         desk.store.unregister(URL, EVENT, lambda _: None)
         desk.register(URL, EVENT)
@@ -532,9 +520,7 @@ def test_what_was_accepted_for_a_new_registration_is_not_cancelled_by_the_end_of
 
 
 def test_an_attempt_that_fails_after_the_unregistration_is_not_tried_again(desk: Desk) -> None:
-    blocking = Blocking(exchange(503))
-    with held(blocking):
-        desk.answer = blocking
+    with desk.blocked(exchange(503)):
         delivery = desk.under_way(desk.trigger())
         desk.unregister(URL, EVENT)
     assert desk.settled(delivery).state == CANCELLED
@@ -544,11 +530,7 @@ def test_a_redelivery_under_way_that_fails_after_the_unregistration_leaves_no_re
     """Its planned retries have been cancelled with the rest."""
     desk.answer = exchange(503)
     delivery = desk.settled(desk.trigger())
-    blocking = Blocking(exchange(503))
-    with held(blocking):
-        desk.answer = blocking
-        desk.dispatcher.redeliver(delivery)
-        desk.under_way(delivery)
+    with desk.redelivering(delivery, exchange(503)):
         desk.unregister(URL, EVENT)
     assert desk.settled(delivery, 2).state == CANCELLED
     desk.register(URL, EVENT)
@@ -692,9 +674,7 @@ def test_a_ping_is_never_retried(desk: Desk) -> None:
 def test_a_ping_goes_past_backlogs_and_back_offs(desk: Desk) -> None:
     desk.answer = exchange(503)
     retrying = desk.settled(desk.trigger())
-    blocking = Blocking()
-    with held(blocking):
-        desk.answer = blocking
+    with desk.blocked():
         under_way = desk.under_way(desk.trigger())
         waiting = [desk.trigger() for _ in range(20)]
         desk.answer = exchange()
@@ -707,9 +687,7 @@ def test_a_ping_goes_past_backlogs_and_back_offs(desk: Desk) -> None:
 
 
 def test_a_ping_under_way_is_shared(desk: Desk) -> None:
-    blocking = Blocking()
-    with held(blocking):
-        desk.answer = blocking
+    with desk.blocked():
         first = desk.under_way(ping(desk))
         desk.register(SECOND, OTHER)
         both = desk.dispatcher.ping()
@@ -796,9 +774,7 @@ def test_each_url_is_pinged_once_however_many_events_it_has(desk: Desk) -> None:
 
 
 def test_a_ping_under_way_has_failed_after_a_restart(desk: Desk, tmp_path: Path) -> None:
-    blocking = Blocking()
-    with held(blocking):
-        desk.answer = blocking
+    with desk.blocked():
         delivery = desk.under_way(ping(desk))
         files = desk.copy(tmp_path / "later")
     with Desk(files) as later:
@@ -821,9 +797,7 @@ def test_a_confirmed_ping_stays_confirmed(desk: Desk) -> None:
 
 def test_a_ping_is_confirmed_while_it_is_under_way(desk: Desk) -> None:
     """The receiver may be quicker than we are with its answer."""
-    blocking = Blocking()
-    with held(blocking):
-        desk.answer = blocking
+    with desk.blocked():
         delivery = desk.under_way(ping(desk))
         desk.dispatcher.confirm_ping(URL)
     assert desk.settled(delivery).to_json()["confirmed"] is True
@@ -876,10 +850,10 @@ def test_states_due_times_and_history_survive_a_restart(desk: Desk) -> None:
     desk.pass_time(10)
     desk.settled(failing, 2)
     eventually(lambda: counts(desk) == (3, 0))
-    before = [shown(d) for d in desk.all()]
+    before = [without_bytes(d) for d in desk.all()]
     assert {d["state"] for d in before} == {DELIVERED, RETRYING}
     desk.restart()
-    assert [shown(d) for d in desk.all()] == before
+    assert [without_bytes(d) for d in desk.all()] == before
     assert counts(desk) == (3, 0)
     desk.pass_time(desk.find(failing).due - desk.clock.now - 1)
     assert desk.find(failing).state == RETRYING
@@ -890,9 +864,7 @@ def test_states_due_times_and_history_survive_a_restart(desk: Desk) -> None:
 
 def test_what_was_under_way_at_a_kill_is_delivered_again(desk: Desk, tmp_path: Path) -> None:
     """The journal as a kill leaves it: nothing but the message."""
-    blocking = Blocking()
-    with held(blocking):
-        desk.answer = blocking
+    with desk.blocked():
         delivery = desk.trigger(data=1)
         first = desk.next_sent()
         with Desk(desk.copy(tmp_path / "later")) as later:
@@ -967,11 +939,7 @@ def test_redelivery_of_one_that_is_retrying_keeps_its_planned_retries(tmp_path: 
         desk.answer = exchange(503)
         delivery = desk.settled(desk.trigger())
         planned = delivery.due
-        blocking = Blocking(exchange(503))
-        with held(blocking):
-            desk.answer = blocking
-            desk.dispatcher.redeliver(delivery)
-            desk.under_way(delivery)
+        with desk.redelivering(delivery, exchange(503)):
             files = desk.copy(tmp_path / "later") if restarted else None
         if not files:
             _is_retried_as_planned(desk, delivery, planned)
@@ -1007,11 +975,7 @@ def test_a_redelivery_that_succeeds_needs_no_retries_any_more(desk: Desk) -> Non
 def test_a_retry_that_comes_due_while_a_redelivery_is_under_way_is_made_after_it(desk: Desk) -> None:
     desk.answer = exchange(503)
     delivery = desk.settled(desk.trigger())
-    blocking = Blocking(exchange(503))
-    with held(blocking):
-        desk.answer = blocking
-        desk.dispatcher.redeliver(delivery)
-        desk.under_way(delivery)
+    with desk.redelivering(delivery, exchange(503)):
         desk.pass_time(6)
         assert delivery.state == DELIVERING and desk.sent.qsize() == 2
     desk.settled(delivery, 2)
@@ -1021,9 +985,7 @@ def test_a_retry_that_comes_due_while_a_redelivery_is_under_way_is_made_after_it
 
 
 def test_redelivery_is_refused_while_an_attempt_is_under_way_or_about_to_be(desk: Desk) -> None:
-    blocking = Blocking()
-    with held(blocking):
-        desk.answer = blocking
+    with desk.blocked():
         deliveries = [desk.under_way(desk.trigger()), desk.trigger()]
         for delivery in deliveries:
             with pytest.raises(NotPossible, match="under way"):
@@ -1046,11 +1008,7 @@ def test_a_redelivery_survives_a_restart(
     with Desk(tmp_path, URL, schedule=()) as desk:
         desk.answer = exchange(first)
         delivery = desk.settled(desk.trigger())
-        blocking = Blocking()
-        with held(blocking):
-            desk.answer = blocking
-            desk.dispatcher.redeliver(delivery)
-            desk.under_way(delivery)
+        with desk.redelivering(delivery):
             if compacted:
                 monkeypatch.setattr("journal.COMPACT_BYTES", 0)
                 inode = desk.journal.path.stat().st_ino
@@ -1116,9 +1074,7 @@ def test_a_refused_redelivery_changes_nothing(tmp_path: Path, listener: Listener
 
 def test_backlog_full_is_recorded_and_can_be_redelivered(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatching, "MAX_BACKLOG", 2)
-    blocking = Blocking()
-    with held(blocking):
-        desk.answer = blocking
+    with desk.blocked():
         deliveries = [desk.under_way(desk.trigger())]
         deliveries += [desk.trigger() for _ in range(3)]
         full = deliveries[-1]

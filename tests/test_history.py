@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import EVENT, OTHER, SECONDS, Blocking, Desk, eventually, exchange, held
+from support import EVENT, OTHER, SECONDS, Blocking, Desk, eventually, exchange, held, without_bytes
 
 import history
 from history import History
@@ -340,18 +340,10 @@ def test_compaction_under_load_loses_nothing(tmp_path: Path, monkeypatch: pytest
         for thread in threads:
             thread.join(SECONDS)
         eventually(lambda: desk.dispatcher.counts() == {"waiting": 0, "under_way": 0})
-        before = [_without_bytes(d) for d in desk.all()]
+        before = [without_bytes(d) for d in desk.all()]
         assert len(before) == 800 and {d["state"] for d in before} == {DELIVERED}
         assert len(inodes) > 1, "it was never compacted"
         desk.restart()
-        after = [_without_bytes(d) for d in desk.all()]
+        after = [without_bytes(d) for d in desk.all()]
         assert sorted(after, key=str) == sorted(before, key=str)
         assert desk.dispatcher.counts() == {"waiting": 0, "under_way": 0}
-
-
-def _without_bytes(delivery: Delivery) -> dict[str, Any]:
-    value = delivery.to_json(attempts=True)
-    for attempt in value["attempts"]:
-        for name in ("request", "response", "gone"):
-            attempt.pop(name, None)
-    return value

@@ -27,18 +27,6 @@ from terminal import Printer
 from wire import Answer, Problem, Request
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Watched]:
-    with serving(ROUTES) as it:
-        yield it
-
-
-@pytest.fixture
-def client(server: Watched) -> Iterator[Client]:
-    with server.client() as it:
-        yield it
-
-
 @pytest.fixture(autouse=True)
 def stderr(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
     """What has been written to stderr; nothing may be left there that the test did not ask for."""

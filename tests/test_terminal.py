@@ -47,6 +47,21 @@ class Stream(io.StringIO):
         return super().write(text)
 
 
+def stopped() -> tuple[Stream, Printer]:
+    """A terminal that stands still until its gate is set."""
+    stream = Stream()
+    stream.gate.clear()
+    return stream, Printer(stream)
+
+
+def flood(stream: Stream, printer: Printer, count: int) -> None:
+    """One line that is being printed, and `count` that wait."""
+    printer.say("first")
+    assert stream.asked.wait(SECONDS)
+    for number in range(count):
+        printer.say(f"line {number}")
+
+
 @pytest.mark.parametrize(
     "text, shown",
     [
@@ -147,9 +162,7 @@ def test_a_transcript_shows_no_secret_that_is_cut_in_the_middle() -> None:
 
 
 def test_nobody_waits_for_a_terminal_that_stands_still() -> None:
-    stream = Stream()
-    stream.gate.clear()
-    printer = Printer(stream)
+    stream, printer = stopped()
     with held(stream.gate):
         began = time.monotonic()
         for number in range(3 * QUEUED):
@@ -161,14 +174,9 @@ def test_nobody_waits_for_a_terminal_that_stands_still() -> None:
 
 
 def test_what_came_too_fast_is_counted() -> None:
-    stream = Stream()
-    stream.gate.clear()
-    printer = Printer(stream)
+    stream, printer = stopped()
     with held(stream.gate):
-        printer.say("first")
-        assert stream.asked.wait(SECONDS)
-        for number in range(QUEUED + 50):
-            printer.say(f"line {number}")
+        flood(stream, printer, QUEUED + 50)
     eventually(lambda: "... 50 more lines" in stream.getvalue(), "the count")
     lines = stream.getvalue().splitlines()
     assert lines[:2] == ["first", "line 0"] and lines[QUEUED] == f"line {QUEUED - 1}" and len(lines) == QUEUED + 2
@@ -176,9 +184,7 @@ def test_what_came_too_fast_is_counted() -> None:
 
 
 def test_what_waits_for_a_terminal_is_bounded_in_bytes() -> None:
-    stream = Stream()
-    stream.gate.clear()
-    printer = Printer(stream)
+    stream, printer = stopped()
     tracemalloc.start()
     try:
         with held(stream.gate):
@@ -194,14 +200,9 @@ def test_what_waits_for_a_terminal_is_bounded_in_bytes() -> None:
 
 
 def test_the_last_lines_are_printed_last_even_after_too_much() -> None:
-    stream = Stream()
-    stream.gate.clear()
-    printer = Printer(stream)
+    stream, printer = stopped()
     with held(stream.gate):
-        printer.say("first")
-        assert stream.asked.wait(SECONDS)
-        for number in range(QUEUED + 100):
-            printer.say(f"line {number}")
+        flood(stream, printer, QUEUED + 100)
         threading.Timer(0.1, stream.gate.set).start()
         printer.close("Stopped", "for good")
     lines = stream.getvalue().splitlines()
@@ -209,9 +210,7 @@ def test_the_last_lines_are_printed_last_even_after_too_much() -> None:
 
 
 def test_a_terminal_that_stands_still_is_waited_for_a_second() -> None:
-    stream = Stream()
-    stream.gate.clear()
-    printer = Printer(stream)
+    stream, printer = stopped()
     with held(stream.gate):
         printer.say("never")
         began = time.monotonic()

@@ -5,28 +5,15 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from serving import GET, HOST, ROUTES, Watched, chunked, everything, host, is_problem, refused, serving
+from serving import GET, HOST, Watched, chunked, everything, host, is_problem, refused
 from support import Client, request
 
 import wire
 from wire import Answer
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Watched]:
-    with serving(ROUTES) as it:
-        yield it
-
-
-@pytest.fixture
-def client(server: Watched) -> Iterator[Client]:
-    with server.client() as it:
-        yield it
-
 
 # --- targets and fields ------------------------------------------------------------------------------------------
 
