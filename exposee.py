@@ -194,7 +194,7 @@ class Exposee:
             return wanted.get("url") in (None, delivery.url) and wanted.get("state") in (None, delivery.state)
 
         found = self._dispatcher.history.newest(matches, int(limit), wanted.get("message", ""))
-        return Answer(200, {"deliveries": [delivery.to_json() for delivery in found]})
+        return Answer(200, {"deliveries": [delivery.to_json(duration="duration" in wanted) for delivery in found]})
 
     def delivery(self, request: Request) -> Answer:
         self._rules.owner_only(request)
@@ -224,8 +224,8 @@ class Exposee:
             yield b"retry: 1000\n\n"  # milliseconds until a browser comes back after a dropped connection
             while changes := self._dispatcher.history.changes(version, STREAM_BATCH, STREAM_BEAT):
                 version, deliveries = changes
-                lines = [f"event: delivery\ndata: {json.dumps(delivery.to_json())}\n\n" for delivery in deliveries]
-                yield "".join(lines).encode() or b": nothing new\n\n"
+                changed = [json.dumps(delivery.to_json(duration=True)) for delivery in deliveries]
+                yield "".join(f"event: delivery\ndata: {text}\n\n" for text in changed).encode() or b": nothing new\n\n"
                 time.sleep(STREAM_PAUSE)
         finally:
             self._streams.release()
