@@ -38,9 +38,9 @@ CHUNK_SIZE = re.compile(rb"0*([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 class Exchange(NamedTuple):
     """What one attempt came to. `error` is None exactly when a whole answer was received.
 
-    `request` and `response` are the bytes as they passed: of the request what the last connection took, of the
-    response the first KEPT_RESPONSE of `received` bytes. `status` is 0 when no head came; `head` is the status line and
-    the fields, each with its CR LF.
+    `request` and `response` are the bytes as they passed; of the response the first KEPT_RESPONSE of `received`
+    bytes. `request` is empty when there was no connection to send it on, also if it had been composed for one that had
+    died. `status` is 0 when no head came; `head` is the status line and the fields, each with its CR LF.
     """
 
     request: bytes
@@ -83,18 +83,18 @@ def exchange(pool: Pool, url: str, compose: Callable[[], bytes], deadline: float
     finally:
         if connection is not None:
             pool.give_back(connection) if keep else pool.discard(connection)
-    return Exchange(request[: talk.sent], talk.kept, talk.received, talk.status, talk.head, error)
+    sent = b"" if talk.doing == "connecting" else request
+    return Exchange(sent, talk.kept, talk.received, talk.status, talk.head, error)
 
 
 class _Conversation:
     """A request on its way, and what has come of its answer. Of `data`, what is before `at` has been read."""
 
-    __slots__ = ("at", "connection", "data", "doing", "head", "kept", "received", "sending", "sent", "status", "unsent")
+    __slots__ = ("at", "connection", "data", "doing", "head", "kept", "received", "sending", "status", "unsent")
 
     def __init__(self) -> None:
         self.connection: Connection
-        self.unsent, self.sent = memoryview(b""), 0
-        self.sending = False  # it may be given up before everything was sent
+        self.unsent, self.sending = memoryview(b""), False  # it may be given up before everything was sent
         self.data, self.at, self.received, self.kept = b"", 0, 0, b""
         self.status, self.head, self.doing = 0, b"", "connecting"
 
@@ -127,8 +127,7 @@ class _Conversation:
     def _send(self) -> int:
         """Send what the socket takes of the request. Returns what to wait for next."""
         try:
-            taken = self.connection.sock.send(self.unsent)
-            self.unsent, self.sent = self.unsent[taken:], self.sent + taken
+            self.unsent = self.unsent[self.connection.sock.send(self.unsent) :]
         except (BlockingIOError, ssl.SSLWantWriteError):
             return READ | WRITE
         except (ConnectionError, ssl.SSLError) as error:
