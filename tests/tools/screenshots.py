@@ -85,7 +85,12 @@ def play(console: Console, behind: list[float], urls: list[str]) -> None:
         console.pair.trigger(chance.choice(events), data, Prefer="wait=5")
     behind[0] = 0
     console.pair.trigger("payment_received", {"payment_id": "pay_1071", "amount": 4990, "note": "Zoë’s order"})
-    eventually(lambda: console.pair.call("GET", "/health").json()["under_way"] == 0)
+
+    def retried() -> bool:
+        waiting = console.pair.call("GET", "/deliveries?state=retrying").json()["deliveries"]
+        return all(delivery["attempt_count"] > 1 for delivery in waiting)
+
+    eventually(retried)
 
 
 def crowd(console: Console, url: str) -> None:
