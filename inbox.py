@@ -23,8 +23,8 @@ from server import Handler, Routes, page
 from terminal import SHOWN_MESSAGE, masked, printable, transcript
 from wire import Answer, Problem, Request
 
-KEPT, KEPT_BYTES = 100, 2_097_152  # requests, and bytes of all of them; the oldest make room for a new one
-SHOWN_PAYLOAD, SHOWN_NOTE = 8_192, 1_000  # bytes or characters; an entry has 50 KiB at most
+KEPT = 100  # requests; each takes some 50 KiB at most, because its parts are cut: to SHOWN_MESSAGE, and to these
+SHOWN_PAYLOAD, SHOWN_NOTE = 8_192, 1_000  # bytes of a body, characters of a note
 WAIT = 20.0  # seconds
 PAGE = Path(__file__).with_name("inbox.html")
 
@@ -43,9 +43,6 @@ class Entry:
         self._received, self._received_size = request.received[:SHOWN_MESSAGE], request.size
         body = request.body or b""
         self._body, self._body_size = body[:SHOWN_PAYLOAD], len(body)
-
-    def size(self) -> int:
-        return len(self._received) + len(self._body) + sum(map(len, self.notes))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -78,9 +75,9 @@ class Inbox:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._changed = threading.Condition()  # guards the three below
-        self._entries: deque[Entry] = deque()  # oldest first
-        self._count = self._size = 0  # requests since the start; bytes of the entries
+        self._changed = threading.Condition()  # guards the two below
+        self._entries: deque[Entry] = deque(maxlen=KEPT)  # oldest first
+        self._count = 0  # requests since the start
         self.routes: Routes = {"/": {"GET": self.page}, "/requests": {"GET": self.requests}}
 
     def recording(self, receive: Callable[[Request, Entry], Answer]) -> Handler:
@@ -104,9 +101,6 @@ class Inbox:
             self._count += 1
             entry.number = self._count
             self._entries.append(entry)
-            self._size += entry.size()
-            while len(self._entries) > KEPT or self._size > KEPT_BYTES:
-                self._size -= self._entries.popleft().size()
             self._changed.notify_all()
 
     def page(self, request: Request) -> Answer:
