@@ -34,10 +34,13 @@ class Answered(NamedTuple):
     fields: dict[str, str]
     body: bytes | None
     answer: Response
+    of_http: bool  # it is about what any request can be answered with, whatever it asks for
 
 
 class Asker:
     """Asks exposees, and keeps what was answered. `listener` is the receiver, with a new URL for each `url()`."""
+
+    of_http = False  # of the answers that come next
 
     def __init__(self, folder: Path, listener: Listener) -> None:
         self.answers: list[Answered] = []
@@ -62,7 +65,7 @@ class Asker:
                 client.send(request(method, target, data, **fields))
             answer = client.receive()
         sent = {name.replace("_", "-"): value for name, value in fields.items()}
-        self.answers.append(Answered(method, target, sent, data, answer))
+        self.answers.append(Answered(method, target, sent, data, answer, self.of_http))
         return answer
 
     def stream(self, pair: Pair) -> None:
@@ -79,7 +82,7 @@ class Asker:
                 data += client.sock.recv(65_536)
         pair.call("DELETE", UNREGISTER, {"url": url, "event": A})
         answer = Response(int(data.split()[1]), header_fields(data), data.partition(b"\r\n\r\n")[2])
-        self.answers.append(Answered("GET", target, {}, None, answer))
+        self.answers.append(Answered("GET", target, {}, None, answer, self.of_http))
 
 
 def table(asker: Asker, pair: Pair) -> None:
@@ -172,18 +175,18 @@ def callers(asker: Asker, pair: Pair) -> None:
         asker.stream(pair)
 
 
-def limits(asker: Asker, _: Pair) -> None:
-    """Too many requests, and a disk that refuses."""
+def limits(asker: Asker, pair: Pair) -> None:
+    """Strangers who ask too often, too many streams, and a disk that refuses."""
     disk = Disk()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rules.STRANGER_BURST", 1.0)
         patch.setattr("exposee.MAX_STREAMS", 0)
+        patch.setattr("rules.Allowance.take", lambda _: 1.0)
+        asker.ask(pair, "GET", "/ping", **tunnelled())
+        asker.ask(pair, "POST", "/trigger", EVENT, **tunnelled())
         with asker.exposee(fsync=disk) as full:
             url = asker.url()
             full.register(url, A)
             found = full.trigger(A, Prefer="wait=5").json()["deliveries"][0]["id"]
-            for method, path, body in [("GET", "/ping", None), ("POST", "/trigger", EVENT), ("GET", "/ping", None)]:
-                asker.ask(full, method, path, body, **tunnelled())
             asker.ask(full, "GET", "/deliveries/stream")
             disk.fail()
             asker.ask(full, "GET", "/ping")
@@ -196,6 +199,7 @@ def limits(asker: Asker, _: Pair) -> None:
 
 def errors_of_http(asker: Asker, pair: Pair) -> None:
     """What any request can be answered with."""
+    asker.of_http = True
     for path, method in (OWNERS | TAKE_A_BODY | {"/ping": "GET", UNKNOWN: "GET"}).items():
         asker.ask(pair, "PATCH", path)
         asker.ask(pair, method, path, Host="not a host")
@@ -218,6 +222,6 @@ def tunnelled() -> dict[str, str]:
     return {name.replace("-", "_"): value for name, value in STRANGER.items()}
 
 
-SCENARIOS: list[Callable[[Asker, Pair], None]] = [  # one exposee for all, in this order
+SCENARIOS: list[Callable[[Asker, Pair], None]] = [  # one exposee for all of them, in this order
     table, exercise, failures, malformed_bodies, callers, limits, shapes, errors_of_http,
 ]  # fmt: skip

@@ -113,6 +113,32 @@ def schemas(part: Any, is_schema: bool = False) -> Iterator[dict[str, Any]]:
                 yield from schemas(item, name == "schema")
 
 
+FIELDS = {  # of OpenAPI's objects; its specification knows a few more
+    "operation": set("tags summary description operationId security parameters requestBody responses".split()),
+    "parameter": {"name", "in", "description", "required", "schema", "example"},
+    "body": {"description", "required", "content"},
+    "response": {"description", "headers", "content"},
+    "header": {"description", "required", "schema", "example"},
+    "content": {"schema", "example", "examples"},
+}
+
+
+def unknown_fields() -> Iterator[str]:
+    """What OpenAPI's objects have that it does not know, or that FIELDS does not."""
+    shared = DOCUMENT["components"]
+    objects = [("operation", operation.spec) for operation in [*operations("paths"), *operations("webhooks")]]
+    objects += [("parameter", it) for it in shared["parameters"].values()]
+    objects += [("response", it) for it in shared["responses"].values()]
+    objects += [("header", it) for it in shared["headers"].values()]
+    for kind, it in objects:  # which grows meanwhile
+        if "$ref" not in it:
+            yield from (f"{field} of a {kind}" for field in it.keys() - FIELDS[kind])
+            objects += [("parameter", inner) for inner in it.get("parameters", [])]
+            objects += [("body", inner) for inner in [it.get("requestBody")] if inner]
+            for field, of in (("responses", "response"), ("headers", "header"), ("content", "content")):
+                objects += [(of, inner) for inner in it.get(field, {}).values()]
+
+
 def references(part: Any) -> Iterator[str]:
     """Every $ref in a part of the document."""
     for name, item in part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ():

@@ -1,7 +1,7 @@
 """requests.http holds: each request in it is answered with the status that the line under its title promises.
 
-HTTP clients of two makers read the file. What only one of them understands (response references, scripts, request
-names in comments) is not in it: then the parser below would not find what it looks for, or the test of the syntax fails.
+HTTP clients of two makers read the file. What only one of them understands (references to answers, scripts, names of
+requests in comments) is kept out of it by the test of the syntax. A new route gets a request in the file.
 """
 
 from __future__ import annotations
