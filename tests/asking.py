@@ -124,6 +124,10 @@ def failures(asker: Asker, pair: Pair) -> None:
     for delivery in asker.ask(pair, "POST", "/trigger", EVENT, Prefer="wait=5").json()["deliveries"]:
         asker.ask(pair, "GET", f"/deliveries/{delivery['id']}")
     asker.ask(pair, "GET", "/deliveries?state=retrying")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("history.RAW_ATTEMPTS", 0)  # the bytes of all attempts are forgotten
+        again = asker.ask(pair, "POST", "/trigger", EVENT, Prefer="wait=5").json()["deliveries"][0]["id"]
+        asker.ask(pair, "GET", f"/deliveries/{again}")
     asker.ask(pair, "DELETE", UNREGISTER, {"url": "http://127.0.0.1:1/", "event": A})
     asker.ask(pair, "GET", "/deliveries?state=cancelled")
     asker.listener.answer = b"HTTP/1.1 204 No Content\r\n\r\n"

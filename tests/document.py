@@ -67,7 +67,7 @@ def find(method: str, target: str) -> Operation | None:
     return None
 
 
-def answer_problems(operation: Operation, answer: Response) -> Iterator[str]:
+def answer_problems(operation: Operation, answer: Response, validator: Validator = VALIDATOR) -> Iterator[str]:
     """How an answer differs from what is said about it."""
     response = operation.response(answer.status)
     kind, content = answer.headers.get("content-type", "").partition(";")[0], response.get("content", {})
@@ -75,7 +75,7 @@ def answer_problems(operation: Operation, answer: Response) -> Iterator[str]:
         yield f"Content-Type is {kind}, expected one of {list(content)}"
         return
     body = answer.json() if kind.endswith("json") else answer.body.decode()
-    yield from VALIDATOR.problems(content[kind]["schema"], body, "the body")
+    yield from validator.problems(content[kind]["schema"], body, "the body")
     headers = {name.lower(): VALIDATOR.resolve(header) for name, header in response.get("headers", {}).items()}
     yield from field_problems(headers, answer.headers, OF_EVERY_ANSWER)
 

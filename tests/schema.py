@@ -31,6 +31,7 @@ class Validator:
 
     def __init__(self, document: dict[str, Any], closed: bool = False) -> None:
         self._document, self._closed = document, closed
+        self.met: set[tuple[int, str, bool]] = set()  # id() of a schema, a member's name, whether a value had it
 
     def resolve(self, part: Any) -> Any:
         """What a part of the document refers to, if it is a reference. KeyError when there is no such thing."""
@@ -62,6 +63,8 @@ class Validator:
 
     def _members(self, schema: dict[str, Any], value: Any, where: str) -> Iterator[str]:
         known = schema["properties"]
+        if isinstance(value, dict):
+            self.met |= {(id(schema), name, name in value) for name in known}
         for name, item in value.items() if isinstance(value, dict) else ():
             if name in known:
                 yield from self.problems(known[name], item, f"{where}.{name}")

@@ -144,6 +144,22 @@ def test_every_answer_is_as_documented(operation: Operation, answers: list[Answe
         assert status == it.answer.status
 
 
+def test_every_member_has_been_met_and_every_optional_one_also_missed(answers: list[Answered]) -> None:
+    """In answers, in bodies that were taken, and in deliveries."""
+    validator = Validator(DOCUMENT)
+    for it in answers:
+        if operation := find(it.method, it.target):
+            assert list(answer_problems(operation, it.answer, validator)) == []
+            if (body := operation.body()) and it.answer.status < 300:
+                list(validator.problems(body["schema"], json.loads(it.body or b"")))
+    for body in filter(None, (operation.body() for operation in WEBHOOKS)):
+        list(validator.problems(body["schema"], body["example"]))
+    for schema in schemas(DOCUMENT):
+        for member in schema.get("properties", {}) if "type" in schema else ():
+            met, missed = ((id(schema), member, is_there) in validator.met for is_there in (True, False))
+            assert met and missed is (member not in schema["required"]), (member, schema)
+
+
 def test_paths_that_are_not_documented_are_not_found(answers: list[Answered]) -> None:
     others = [it.answer for it in answers if find(it.method, it.target) is None]
     assert others and {answer.status for answer in others} == {404}
