@@ -131,8 +131,8 @@ CHAPTERS = [
     Chapter(
         "A receiver of your own",
         OWN_RECEIVER,
-        "Write a receiver that adds up the amounts of the payments, and register it. Trigger two payments. Is the sum "
-        "right? (`HTTPServer.handle_request` serves one request and returns.)",
+        "Write a receiver with nothing but a socket: accept one connection, read the request, answer 204. Register it "
+        "and trigger an event. (`socket.create_server` makes a server's socket, its `accept` waits for a client.)",
         solution_5,
     ),
     Chapter(

@@ -28,7 +28,10 @@ def the_connection_breaks(lesson: Lesson) -> None:
         "The connection breaks",
         """
         Our receiver fails when the query of its URL asks for it. With `respond=reset` it resets the connection, and
-        with `times=1` it does so only once. An *attempt* is one request of a delivery.
+        with `times=1` it does so only once.
+
+        An *attempt* is one request of a delivery. When one fails, the exposee makes another: here after 0.5 s, and the
+        next one after 1 s (each ±20 %). Its usual schedule has ten attempts in three days, with pauses that grow.
         """,
     )
     lesson.show_attempt(lesson.kept.delivery, 1)
@@ -38,13 +41,7 @@ def the_connection_breaks(lesson: Lesson) -> None:
 
 
 def the_next_attempt(lesson: Lesson) -> None:
-    lesson.step(
-        "The next attempt",
-        """
-        When an attempt fails, the exposee makes another: here after 0.5 s, and the next one after 1 s (each ±20 %). Its
-        usual schedule has ten attempts in three days, with pauses that grow.
-        """,
-    )
+    lesson.step("The next attempt", "After the pause, the exposee sends the message again.")
     lesson.show_attempt(lesson.kept.delivery, 2, pause=0.5, only=ATTEMPT)
     lesson.notice(
         "The second attempt has the same `webhook-id`. With it, a receiver recognises a message that it has read "
@@ -91,7 +88,7 @@ def half_an_answer(lesson: Lesson) -> None:
     url = receiver_url(lesson.receiver, "?respond=half&times=3")
     lesson.register(url)
     lesson.kept.half = lesson.delivery(lesson.trigger({"amount": 400}), url, attempts=3)
-    lesson.show_attempt(lesson.kept.half, 1)
+    lesson.show_attempt(lesson.kept.half, 1, only=ATTEMPT)
 
 
 def given_up(lesson: Lesson) -> None:

@@ -213,7 +213,7 @@ def connection_stays_open(lesson: Lesson) -> None:
 
 
 def where_it_ends(lesson: Lesson) -> None:
-    lesson.step("Where an answer ends", "The answer itself has to tell. This function reads one answer and no byte more:")
+    lesson.step("Where an answer ends", "The answer itself tells it. This function reads one answer and no byte more:")
     lesson.source(read_answer)
 
 

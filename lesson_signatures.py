@@ -158,7 +158,7 @@ def a_well_meaning_change(lesson: Lesson) -> None:
 
 
 def the_known_mistake(lesson: Lesson) -> None:
-    lesson.step("The known mistake", "The receiver tries the usual mistakes and names the one that explains the signature.")
+    lesson.step("The known mistake", "The receiver tries the usual mistakes and names the one that explains it.")
     lesson.show_lines("On the receiver's terminal", lesson.printed("parsed and written again")[:6])
     lesson.notice("The remedy is to verify the bytes as they came, before they are parsed.")
 

@@ -59,7 +59,6 @@ def teach(chapter: Chapter, number: int, lesson: Lesson, last: bool = False) -> 
         lesson.say(chapter.exercise)
         with page.solution():
             lesson.source(chapter.solution)
-            page.pause("run it")
             lesson.show("The answer", ("< ", solved(chapter, programs)), most=1_000)
         page.pause("end" if last else "next chapter")
 

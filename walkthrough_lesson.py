@@ -77,7 +77,7 @@ class Lesson:
         """Text that is no HTTP message."""
         self.page.block(title, [("", line) for line in lines])
 
-    def source(self, *shown: Callable[..., Any] | ModuleType, title: str = "In Python") -> None:
+    def source(self, *shown: Callable[..., Any] | ModuleType, title: str = "") -> None:
         """The source of functions or of a module."""
         text = "\n\n".join(map(inspect.getsource, shown)).rstrip()
         self.page.block(title, [("", line) for line in text.split("\n")], "python")

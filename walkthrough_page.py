@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import re
 import shutil
 import textwrap
@@ -47,11 +48,12 @@ class Screen:
 
     def _write(self, lines: Sequence[str]) -> None:
         """Lines that belong together. When they do not fit below the others, the reader turns over first."""
-        height = shutil.get_terminal_size().lines - PROMPT_LINES
-        for start in range(0, len(lines), max(1, height)):
-            part = lines[start : start + max(1, height)]
+        height = max(1, shutil.get_terminal_size().lines - PROMPT_LINES)
+        size = math.ceil(len(lines) / math.ceil(len(lines) / height))  # parts of the same size, if it takes several
+        for start in range(0, len(lines), size):
+            part = lines[start : start + size]
             if self._wait and self._shown and self._shown + len(part) > height:
-                self.pause("more")
+                self.pause()
             print(*part, sep="\n")
             self._shown += len(part)
 
@@ -59,8 +61,7 @@ class Screen:
         self._write([title, "=" * min(self.width, len(title))])
 
     def chapter(self, title: str) -> None:
-        line = "=" * min(self.width, len(title))
-        self._write(["", line, title, line])
+        self._write(["", title, "=" * min(self.width, len(title))])
 
     def step(self, title: str) -> None:
         self._write(["", title, "-" * min(self.width, len(title))])
@@ -76,7 +77,10 @@ class Screen:
     def block(self, title: str, lines: Sequence[Line], language: str = "") -> None:
         """Lines as they are: each is its mark ("> ", "< " or nothing) and its text."""
         shown = [one for mark, text in lines for one in folded(mark, text, self.width)]
-        self._write(["", *self._wrapped(title + ":"), "", *shown])
+        self._write([*self._heading(title), "", *shown])
+
+    def _heading(self, title: str) -> list[str]:
+        return ["", *self._wrapped(title + ":")] if title else []
 
     def points(self, points: Sequence[str]) -> None:
         self._write(["", *self._bullets(points)])
@@ -91,7 +95,7 @@ class Screen:
 
     def prompt(self, title: str, lines: Sequence[str]) -> None:
         """Lines to copy to a Python prompt, without anything before them."""
-        self._write(["", *self._wrapped(title + ":"), "", *lines])
+        self._write([*self._heading(title), "", *lines])
 
     @contextlib.contextmanager
     def solution(self) -> Iterator[None]:
@@ -121,7 +125,7 @@ class Markdown(Screen):
         self._fenced(title, [(one[2:] if plain else one).rstrip() for one in shown], language or "text")
 
     def _fenced(self, title: str, lines: Sequence[str], language: str) -> None:
-        self._write(["", *self._wrapped(title + ":"), "", "```" + language, *lines, "```"])
+        self._write([*self._heading(title), "", "```" + language, *lines, "```"])
 
     def prompt(self, title: str, lines: Sequence[str]) -> None:
         self._fenced(title, lines, "python")

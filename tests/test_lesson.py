@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import io
-import json
 import re
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import lesson
 import lesson_receiver
 import receiver
 from lesson import CHAPTERS, Chapter
-from lesson_client import read_answer, receiver_url, request, talk
+from lesson_client import read_answer, receiver_url, request
 from server import Server
 from verifying import verify
 from walkthrough_page import NOON
