@@ -137,8 +137,8 @@ def a_byte_is_changed(lesson: Lesson) -> None:
 
 
 def why_it_was_refused(lesson: Lesson) -> None:
-    lesson.step("Why it was refused", "The receiver's terminal shows the reason to its owner. It begins:")
-    lesson.show_lines("On the receiver's terminal", lesson.printed('"amount": 900')[:6])
+    lesson.step("Why it was refused", "The receiver's terminal shows the reason to its owner.")
+    lesson.show_printed('"amount": 900', most=6)
     lesson.notice("The receiver shows which bytes it signed, with which key, and what came out.")
 
 
@@ -159,7 +159,7 @@ def a_well_meaning_change(lesson: Lesson) -> None:
 
 def the_known_mistake(lesson: Lesson) -> None:
     lesson.step("The known mistake", "The receiver tries the usual mistakes and names the one that explains it.")
-    lesson.show_lines("On the receiver's terminal", lesson.printed("parsed and written again")[:6])
+    lesson.show_printed("parsed and written again", most=6)
     lesson.notice("The remedy is to verify the bytes as they came, before they are parsed.")
 
 

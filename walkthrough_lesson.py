@@ -221,8 +221,11 @@ class Lesson:
         block: list[str] = self.programs.receiver.wait_for(found, repr(text))
         return block
 
-    def show_printed(self, text: str) -> None:
-        self.show_lines("On the receiver's terminal", self.printed(text))
+    def show_printed(self, text: str, most: int = 100) -> None:
+        """The first `most` of the lines that `printed` gives."""
+        lines = self.printed(text)
+        left = [f"... {len(lines) - most} more lines"] if len(lines) > most else []
+        self.show_lines("On the receiver's terminal", lines[:most] + left)
 
 
 def began(attempt: dict[str, Any]) -> float:

@@ -7,11 +7,15 @@ import hashlib
 import math
 import re
 import shutil
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
 from terminal import Line
 from walkthrough_programs import PAGE_PORTS
+
+if sys.platform != "win32":
+    import termios
 
 WIDEST, NARROWEST = 100, 40  # columns of the text; a narrower terminal breaks the lines itself
 PROMPT_LINES = 2  # of a screen: an empty line and the prompt
@@ -33,6 +37,13 @@ def folded(mark: str, text: str, width: int) -> list[str]:
         text = text[len(pieces[-1]) :]
     first, *rest = [*pieces, text]
     return [f"{mark:>4}{first}", *(f"  + {piece}" for piece in rest)]
+
+
+def forget_keys() -> None:
+    """Forget what was typed while a step took long: an Enter too many would skip the next screen."""
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError, termios.error):  # not a terminal
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)
 
 
 class Screen:
@@ -90,8 +101,10 @@ class Screen:
 
     def pause(self, what: str = "go on") -> None:
         self._shown = 0
-        if self._wait and input(f"\n[Enter: {what}, q: leave] ").strip().lower().startswith("q"):
-            raise Leave
+        if self._wait:
+            forget_keys()
+            if input(f"\n[Enter: {what}, q: leave] ").strip().lower().startswith("q"):
+                raise Leave
 
     def prompt(self, title: str, lines: Sequence[str]) -> None:
         """Lines to copy to a Python prompt, without anything before them."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+
 import pytest
 
 import walkthrough_page
@@ -61,6 +64,17 @@ def test_what_does_not_fit_below_the_rest_comes_after_another_enter(
         screen.block("A dump", [("> ", str(number)) for number in range(count)])
     assert before == [18, 18, 18, 18]
     assert capsys.readouterr().out.count("\n") == 17
+
+
+def test_an_enter_that_came_too_early_skips_no_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, its = os.openpty()
+    with os.fdopen(its) as terminal:
+        monkeypatch.setattr("sys.stdin", terminal)
+        monkeypatch.setattr("builtins.input", lambda prompt: os.write(ours, b"now\n") and terminal.readline())
+        os.write(ours, b"\n\nq\n")
+        Screen(wait=True).pause()  # q would raise Leave
+        assert not select.select([terminal], [], [], 0)[0], "early keys are left"
+    os.close(ours)
 
 
 def test_a_page_has_its_own_width(terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
