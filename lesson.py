@@ -8,7 +8,7 @@ solution, a function that runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from lesson_client import read_answer, receiver_url, request, talk
 from lesson_failures import FAILING_RECEIVER, KILLED_EXPOSEE, solution_8, solution_10
@@ -27,9 +27,7 @@ from lesson_webhooks import (
     solution_5,
     solution_12,
 )
-
-if TYPE_CHECKING:
-    from walkthrough_lesson import Lesson
+from walkthrough_lesson import Lesson
 
 __all__ = [  # for the prompt, besides the solutions
     "SECRET",

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lesson_client import receiver_url, request, talk
-
-if TYPE_CHECKING:
-    from walkthrough_lesson import Lesson
+from walkthrough_lesson import Lesson
 
 # --- a receiver that fails ----------------------------------------------------------------------------------
 

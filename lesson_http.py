@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import socket
 import time
-from typing import TYPE_CHECKING
 
 from lesson_client import read_answer, receiver_url, request, talk
-
-if TYPE_CHECKING:
-    from walkthrough_lesson import Lesson
+from walkthrough_lesson import Lesson
 
 # --- a request is text --------------------------------------------------------------------------------------
 

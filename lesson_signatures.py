@@ -6,12 +6,9 @@ import base64
 import hmac
 import json
 import time
-from typing import TYPE_CHECKING
 
 from lesson_client import receiver_url, request, talk
-
-if TYPE_CHECKING:
-    from walkthrough_lesson import Lesson
+from walkthrough_lesson import Lesson
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # published with the specification: for lessons only
 

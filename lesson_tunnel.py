@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lesson_client import receiver_url, request, talk
-
-if TYPE_CHECKING:
-    from walkthrough_lesson import Lesson
+from walkthrough_lesson import Lesson
 
 NAME = "calm-owls-sing.loca.lt"  # the public name of our exposee, made up
 PUBLIC_URL = "https://red-cats-jump.loca.lt/webhook-receiver"  # the receiver's URL on another machine, made up
@@ -15,9 +13,7 @@ PUBLIC_URL = "https://red-cats-jump.loca.lt/webhook-receiver"  # the receiver's 
 
 def through_tunnel(method: str, target: str, body: Any = "") -> bytes:
     """A request as a tunnel passes it on."""
-    return request(
-        method, target, body, Host=NAME, X_Forwarded_For="203.0.113.9"
-    )
+    return request(method, target, body, Host=NAME, X_Forwarded_For="203.0.113.9")
 
 
 def the_roles(lesson: Lesson) -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING
 
 import lesson_receiver
 from lesson_client import receiver_url, request, talk
-
-if TYPE_CHECKING:
-    from walkthrough_lesson import Lesson
+from walkthrough_lesson import Lesson
 
 PAYMENT = {"event": "payment_received", "data": {"amount": 100}}
 
