@@ -185,12 +185,16 @@ def test_a_reader_who_is_slower_than_the_exposee_still_sees_the_answer(
 
     thread = threading.Thread(target=serve)
     thread.start()
-    teller = Lesson(programs, Screen(), Normal(programs.ports))
+    paused_with: list[object] = []
+    page = Reader(lambda teller, what: paused_with.append(teller.kept.connection))
+    teller = page.lesson = Lesson(programs, page, Normal(programs.ports))
     teller.exposee = exposee.getsockname()[1]
     with exposee, teller.open:
         lesson_http.connected(teller)
+        first = teller.kept.connection
         teller.kept.sent = time.monotonic() - lesson_http.PATIENCE - 1
         lesson_http.answer(teller)
     thread.join(LIMIT)
     assert requests == [lesson_http.START, lesson_http.START + b"\r\n"]
     assert re.findall(r"^  < HTTP/1.1 (\d+)", capsys.readouterr().out, re.MULTILINE) == ["408", "200"]
+    assert paused_with == [first], "a new connection would wait in that pause too"
