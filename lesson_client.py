@@ -47,7 +47,7 @@ def read_answer(stream: BinaryIO) -> bytes:
     while not answer.endswith(b"\r\n\r\n"):
         line = stream.readline()
         if not line:
-            raise EOFError("the connection was closed")
+            raise ConnectionError("the answer ended early")
         if line.lower().startswith(b"content-length:"):
             length = int(line.split(b":")[1])
         answer += line
