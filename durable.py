@@ -29,7 +29,7 @@ class StoreError(Exception):
 
 
 @contextlib.contextmanager
-def replacement(path: Path, pieces: Iterable[bytes], fsync: Fsync, mode: int) -> Iterator[str]:
+def replacement(path: Path, pieces: Iterable[bytes | memoryview], fsync: Fsync, mode: int) -> Iterator[str]:
     """Write and sync a second file, whose name is given; the `with` block ends with its taking the name `path`.
 
     After an OSError the old content is there. A file that exists keeps its mode, a new one gets `mode` less umask.
@@ -59,7 +59,7 @@ def replacement(path: Path, pieces: Iterable[bytes], fsync: Fsync, mode: int) ->
         raise
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """Write all of `data`: a disk that fills up takes a part, and only the next call fails."""
     while data:
         data = data[os.write(descriptor, data) :]

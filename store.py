@@ -39,10 +39,10 @@ class StoreFull(StoreError):
 class _Snapshot:
     """All webhooks and secrets at one moment. It changes while it is staged, and never after that."""
 
-    def __init__(self, lines: dict[str, dict[str, str]], secrets: dict[str, str], chunks: list[bytes]) -> None:
+    def __init__(self, lines: dict[str, dict[str, bytes]], secrets: dict[str, str], chunks: list[bytes]) -> None:
         self.lines = lines  # of webhooks.json, by event type and URL
         self.secrets = secrets  # by URL; one without a webhook stays: an edit may have a typo
-        self.chunks = chunks  # the lines as bytes: a registration adds to the last; made anew after a removal
+        self.chunks = chunks  # the lines joined: a registration adds to the last; none after a removal, until they are needed
 
     def copy(self) -> _Snapshot:
         lines = {event: urls.copy() for event, urls in self.lines.items()}
@@ -65,12 +65,10 @@ class _Snapshot:
         if not self.has(url):
             self.secrets.pop(url, None)  # one that was left in the file is not for whoever registers the URL now
         line = self.lines.setdefault(event, {})[url] = _line(url, event)
-        self._append(line)
-
-    def _append(self, line: str) -> None:
-        if not self.chunks or len(self.chunks[-1]) > CHUNK:
-            self.chunks.append(b"")
-        self.chunks[-1] += line.encode()
+        if self.chunks:
+            if len(self.chunks[-1]) > CHUNK:
+                self.chunks.append(b"")
+            self.chunks[-1] += line
 
     def remove(self, url: str, events: Iterable[str]) -> int:
         gone = [self.lines[event].pop(url) for event in events if self.registered(url, event)]
@@ -85,18 +83,17 @@ class _Snapshot:
         """Bytes of webhooks.json."""
         return sum(map(len, self.pieces()))
 
-    def pieces(self) -> list[bytes]:
+    def pieces(self) -> list[bytes | memoryview]:
         """webhooks.json, in parts."""
         if not self.chunks:
-            for line in chain.from_iterable(urls.values() for urls in self.lines.values()):
-                self._append(line)
-        first, *rest = self.chunks or [b""]
-        return [b"[" + first[1:], *rest, b"\n]\n" if first else b"]\n"]
+            self.chunks = [b"".join(chain.from_iterable(urls.values() for urls in self.lines.values()))]
+        first, *rest = self.chunks
+        return [b"[", memoryview(first)[1:], *rest, b"\n]\n"] if first else [b"[]\n"]
 
 
-def _line(url: str, event: str) -> str:
+def _line(url: str, event: str) -> bytes:
     """An entry of webhooks.json after the first, which has no comma."""
-    return ",\n" + json.dumps({"url": url, "event": event})
+    return b",\n" + json.dumps({"url": url, "event": event}).encode()
 
 
 Change = Callable[[_Snapshot], int]  # how many webhooks it has added or removed; it raises before it changes anything
@@ -247,7 +244,7 @@ class WebhookStore:
     def _write_secrets(self, secrets: dict[str, str]) -> None:
         self._replace(self._secrets_path, [json.dumps(secrets, separators=(",\n", ": ")).encode(), b"\n"], 0o600)
 
-    def _replace(self, path: Path, pieces: Iterable[bytes], mode: int = 0o666) -> None:
+    def _replace(self, path: Path, pieces: Iterable[bytes | memoryview], mode: int = 0o666) -> None:
         with replacement(path, pieces, self._fsync, mode):
             self._stale = True
         sync_directory(path, self._fsync)
