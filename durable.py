@@ -76,12 +76,12 @@ def sync_directory(path: Path, fsync: Fsync) -> None:
 
 
 @contextlib.contextmanager
-def opening(path: Path) -> Iterator[None]:
+def opening(path: Path, cannot: str = "cannot be written") -> Iterator[None]:
     """Make a StoreError of an OSError at the start."""
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
+        raise StoreError(f"{path}: {cannot}: {error.strerror}") from None
 
 
 def open_locked(name: str | Path, path: Path) -> int:

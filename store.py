@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from durable import (
     replacement,
     sync_directory,
 )
-from loading import Check, read_secrets, read_webhooks
+from loading import Check, Edits, mark, read_secrets, read_webhooks
 
 MAX_WEBHOOKS = 200_000
 CHUNK = 65_536  # bytes of webhooks.json that are copied to add a line
@@ -42,7 +42,7 @@ class _Snapshot:
     def __init__(self, lines: dict[str, dict[str, bytes]], secrets: dict[str, str], chunks: list[bytes]) -> None:
         self.lines = lines  # of webhooks.json, by event type and URL
         self.secrets = secrets  # by URL; one without a webhook stays: an edit may have a typo
-        self.chunks = chunks  # the lines joined: a registration adds to the last; none after a removal, until they are needed
+        self.chunks = chunks  # the lines, joined: a registration adds to the last; none after a removal
 
     def copy(self) -> _Snapshot:
         lines = {event: urls.copy() for event, urls in self.lines.items()}
@@ -57,6 +57,9 @@ class _Snapshot:
     def secret(self, url: str) -> str | None:
         secret = self.secrets.get(url)
         return secret if secret and self.has(url) else None
+
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        return ((url, event) for event, urls in self.lines.items() for url in urls)
 
     def count(self) -> int:
         return sum(map(len, self.lines.values()))
@@ -103,18 +106,28 @@ class WebhookStore:
     """The webhooks, (url, event) pairs, and the secrets of URLs. All threads of one process may use it.
 
     StoreError when another process has the file, by whatever symbolic link, or when the file is not as expected.
+    `log` gets a line for a person when somebody else has changed the file.
     """
 
-    def __init__(self, path: str | Path, check: Check = lambda url: None, fsync: Fsync = os.fsync) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        check: Check = lambda url: None,
+        fsync: Fsync = os.fsync,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self.path = Path(os.path.realpath(path))  # a link stays a link, and all links to a file lead to one lock
         self._secrets_path = self.path.with_suffix(".secrets.json")
         self._fsync = fsync
         self._changes: GroupCommit[tuple[Change, list[int | Exception]]] = GroupCommit(self._write)
-        self._stale = False  # whether a failed change has left something in the files
-        with opening(self.path):
+        self._stale = set[Path]()  # the files in which a failed change has left something
+        self._snapshot = _Snapshot({}, {}, [])
+        with opening(self.path.parent, "cannot be made a folder"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+        with opening(self.path):
             self._lock = open_locked(self.path.with_suffix(".lock"), self.path)
             try:
+                self._edits = Edits(self.path, fsync, log)
                 self._snapshot = self._load(check)
             except BaseException:
                 os.close(self._lock)
@@ -122,9 +135,9 @@ class WebhookStore:
 
     def _load(self, check: Check) -> _Snapshot:
         loaded = _Snapshot({}, {}, [])
-        if not self.path.exists():
-            self._replace(self.path, loaded.pieces())
-            self._stale = False
+        if not self._edits.expected:
+            self._write_webhooks(loaded)
+            self._stale.clear()
         for url, event in dict.fromkeys(read_webhooks(self.path, check)):
             loaded.add(url, sys.intern(event))
         if max(self.path.stat().st_size, loaded.size) > MAX_BYTES:
@@ -134,7 +147,7 @@ class WebhookStore:
 
     def webhooks(self) -> list[dict[str, str]]:
         """All webhooks, by event type, as in the file."""
-        return [{"url": url, "event": event} for event, urls in self._snapshot.lines.items() for url in urls]
+        return [{"url": url, "event": event} for url, event in self._snapshot.pairs()]
 
     def urls(self) -> list[str]:
         return list(dict.fromkeys(chain.from_iterable(self._snapshot.lines.values())))
@@ -229,25 +242,32 @@ class WebhookStore:
         if between != old:
             self._write_secrets(between)
         if changed:
-            self._replace(self.path, new.pieces())
+            self._write_webhooks(new)
         if new.secrets != between:
             self._write_secrets(new.secrets)
-        self._stale = False
+        self._stale.clear()
 
     def _put_back(self) -> None:
-        """Write the snapshot to both files, if a failed change has left something in them."""
-        if self._stale:
+        """Write the snapshot to the files in which a failed change has left something."""
+        if self._secrets_path in self._stale:
             self._write_secrets(self._snapshot.secrets)
-            self._replace(self.path, self._snapshot.pieces())
-            self._stale = False
+        if self.path in self._stale:
+            self._write_webhooks(self._snapshot)
+        self._stale.clear()
 
     def _write_secrets(self, secrets: dict[str, str]) -> None:
-        self._replace(self._secrets_path, [json.dumps(secrets, separators=(",\n", ": ")).encode(), b"\n"], 0o600)
+        text = json.dumps(secrets, separators=(",\n", ": ")).encode()
+        with replacement(self._secrets_path, [text, b"\n"], self._fsync, 0o600):
+            self._stale.add(self._secrets_path)
+        sync_directory(self._secrets_path, self._fsync)
 
-    def _replace(self, path: Path, pieces: Iterable[bytes | memoryview], mode: int = 0o666) -> None:
-        with replacement(path, pieces, self._fsync, mode):
-            self._stale = True
-        sync_directory(path, self._fsync)
+    def _write_webhooks(self, new: _Snapshot) -> None:
+        with replacement(self.path, new.pieces(), self._fsync, 0o666) as temporary:
+            self._edits.keep(self._snapshot.pairs())
+            written = mark(temporary)
+            self._stale.add(self.path)
+        self._edits.expected = written
+        sync_directory(self.path, self._fsync)
 
     def repair(self) -> None:
         """Put back the files that a failed change has left on the disk, if the disk lets us; never raises."""

@@ -1,4 +1,4 @@
-"""webhooks.json and the secrets: kill -9, a failing disk, sixty-four clients at once, and files edited by hand."""
+"""webhooks.json and the secrets: kill -9, a failing disk and sixty-four clients at once."""
 
 from __future__ import annotations
 
@@ -9,71 +9,26 @@ import os
 import re
 import shutil
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
-from disks import Disk, full, no_sync, together
+from disks import Disk, Faults, full, no_sync, together
+from stores import ENTRIES, SECRETS, A, B, C, D, anyone, nobody, register, text_of
 from support import ROOT, SECONDS, Client, Pair, Program, eventually, held, request
 
 import store as store_module
 from durable import StoreError
-from rules import url_problem
 from store import StoreFull, WebhookStore
-
-SECRETS = ["whsec_" + letter * 32 for letter in "ABC"]
-A, B, C, D = ENTRIES = [
-    {"url": "http://a.example/", "event": "payment_received"},
-    {"url": "http://b.example/?x=%22", "event": "payment_received"},
-    {"url": "http://a.example/", "event": "invoice_completed"},
-    {"url": "https://c.example:8443/d", "event": "payment_processed"},
-]
-GOOD = json.dumps(A)
-COMMA = sys.version_info >= (3, 13)  # json tells the line of a comma too many, not that of what follows
-
-
-def anyone(secret: str | None) -> None:
-    """A permit for everybody."""
-
-
-def nobody(secret: str | None) -> None:
-    raise PermissionError("not yours")
-
-
-def text_of(*entries: dict[str, str]) -> str:
-    """webhooks.json with these entries, as it is always written."""
-    return "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n" if entries else "[]\n"
-
-
-def register(it: WebhookStore, *entries: dict[str, str], secret: str | None = None) -> None:
-    for entry in entries:
-        it.register(entry["url"], [entry["event"]], secret, anyone)
 
 
 def temporary(folder: Path) -> list[Path]:
     return list(folder.glob("*.tmp"))
-
-
-@pytest.fixture
-def opened(tmp_path: Path, disk: Disk) -> Iterator[Callable[[], WebhookStore]]:
-    """Opens tmp_path/webhooks.json, after closing what was opened before; its fsync is `disk`."""
-    last: list[WebhookStore] = []
-
-    def open_again() -> WebhookStore:
-        for it in last:
-            it.close()
-        last[:] = [WebhookStore(tmp_path / "webhooks.json", url_problem, disk)]
-        return last[0]
-
-    yield open_again
-    for it in last:
-        it.close()
 
 
 # --- webhooks.json: what is in the file -----------------------------------------------------------------------
@@ -89,94 +44,31 @@ def test_the_file_has_an_entry_a_line(tmp_path: Path, opened: Callable[[], Webho
     assert file.read_text() == text_of(*ENTRIES)
 
 
-@pytest.mark.parametrize(
-    "text, entries",
-    [
-        ("[]", []),
-        (" [\n\n] ", []),
-        (text_of(*ENTRIES), ENTRIES),
-        (json.dumps(ENTRIES), ENTRIES),
-        (json.dumps(ENTRIES, indent=4).replace("\n", "\r\n"), ENTRIES),
-        (json.dumps(ENTRIES, separators=(",", ":")), ENTRIES),
-        ('[{"event":"e","url":"http:\\/\\/\\u0061.example\\/"}]', [{"url": "http://a.example/", "event": "e"}]),
-        (text_of(A, B, A, A), [A, B]),
-        (text_of(D, C, B, A), [D, C, B, A]),
-    ],
-)
-def test_any_layout_of_the_list_loads(
-    text: str, entries: list[dict[str, str]], tmp_path: Path, opened: Callable[[], WebhookStore]
-) -> None:
-    file = tmp_path / "webhooks.json"
-    file.write_bytes(text.encode())
-    it = opened()
-    assert sorted(it.webhooks(), key=str) == sorted(entries, key=str)
-    new = {"url": "http://new.example/", "event": "payment_received"}
-    register(it, new)
-    written = file.read_text().splitlines()
-    assert sorted(line.strip(",") for line in written[1:-1]) == sorted(map(json.dumps, [*entries, new]))
-    assert opened().count() == len(entries) + 1
-
-
-@pytest.mark.parametrize(
-    "text, line, reason",
-    [
-        ("nonsense", 1, "not JSON"),
-        ("", 1, "is empty, expected at least []"),
-        ("  \n", 1, "is empty, expected at least []"),
-        (f"[\n{GOOD}\n,\n\n]", 3 if COMMA else 5, "not JSON"),
-        (f"[\n{GOOD[:-1]}\n, \n }}]", 3 if COMMA else 4, "not JSON"),
-        ("{}", 1, "not a list"),
-        (GOOD, 1, "not a list"),
-        ("null", 1, "not a list"),
-        ("[1]", 1, "not an entry"),
-        ("[null]", 1, "not an entry"),
-        ("[[]]", 1, "not an entry"),
-        (f"[\n{GOOD},\n\n  {{}}]", 4, "not an entry"),
-        (f"[\n{GOOD},\n{GOOD[:-1]}", 3, "not JSON"),
-        (f"[\n{GOOD},\n]\n", 2 if COMMA else 3, "not JSON"),
-        (f"[\n{GOOD}\n]\n[]", 4, "not JSON"),
-        (f'[{GOOD},\n{{"url": "http://b.example/"}}]', 2, "not an entry"),
-        ('[\n{"url": "http://b.example/", "event": "e", "secret": "s"}]', 2, "not an entry"),
-        ('[\n{"url": ["http://b.example/"], "event": "e"}]', 2, "not an entry"),
-        ('[\n{"url": "http://b.example/", "event": null}]', 2, "not an entry"),
-        ('[\n\n{"url": "ftp://b.example/", "event": "e"}]', 3, "http or https"),
-        ('[\n{"url": "http://b.example/\\u001b", "event": "e"}]', 2, "visible ASCII"),
-        ('[\n{"url": "http://b.example/\\ud800", "event": "e"}]', 2, "visible ASCII"),
-        ("[" * 100_000, 1, "cannot be read"),
-        ("[1" + "0" * 5_000 + "]", 1, "not "),
-        ("\udcff", 1, "cannot be read"),
-    ],
-)
-def test_another_file_stops_the_start_and_is_left_alone(
-    text: str, line: int, reason: str, tmp_path: Path, opened: Callable[[], WebhookStore]
-) -> None:
-    file = tmp_path / "webhooks.json"
-    file.write_bytes(text.encode("utf-8", "surrogateescape"))
-    before = file.stat()
-    with pytest.raises(StoreError) as stopped:
-        opened()
-    assert str(stopped.value).startswith(f"{file}, line {line}: ") and reason in str(stopped.value)
-    after = file.stat()
-    assert (before.st_ino, before.st_mtime_ns, before.st_size) == (after.st_ino, after.st_mtime_ns, after.st_size)
-    assert {path.name for path in tmp_path.iterdir()} <= {"webhooks.json", "webhooks.lock"}
-    file.write_text(text_of(A))
-    assert opened().webhooks() == [A]  # mended, and nothing kept hold of it
-
-
 def test_a_place_where_nothing_can_be_written_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=re.escape(str(tmp_path / "file" / "webhooks.json"))):
+    with pytest.raises(StoreError, match=re.escape(f"{tmp_path / 'file'}: cannot be made a folder: ")):
         WebhookStore(tmp_path / "file" / "webhooks.json")
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(StoreError, match="folder.json"):
         WebhookStore(tmp_path / "folder.json")
 
 
-def test_a_missing_folder_is_created(tmp_path: Path) -> None:
-    it = WebhookStore(tmp_path / "a" / "b" / "webhooks.json", fsync=no_sync)
-    register(it, A)
-    it.close()
-    assert (tmp_path / "a" / "b" / "webhooks.json").read_text() == text_of(A)
+def test_a_missing_folder_is_made_once_the_port_is_bound(tmp_path: Path) -> None:
+    file = tmp_path / "some" / "new" / "folder" / "webhooks.json"
+    with Program("exposee.py", "--port", "0", "--store", "some/new/folder/webhooks.json", cwd=tmp_path) as exposee:
+        with Client(exposee.port) as client:
+            body = {"url": A["url"], "event_types": [A["event"]]}
+            assert client.ask(request("POST", "/webhooks/register", json.dumps(body).encode())).status == 200
+            assert file.read_text() == text_of(A)
+            file.write_text(text_of(D))
+            body["event_types"] = [C["event"]]
+            assert client.ask(request("POST", "/webhooks/register", json.dumps(body).encode())).status == 200
+        assert "webhooks.json was edited" in exposee.wait_for("webhooks.edited-1.json")
+        with Program("exposee.py", "--port", str(exposee.port), "--store", "other/webhooks.json", cwd=tmp_path) as second:
+            assert second.wait() == 2 and not (tmp_path / "other").exists()
+    with Program("exposee.py", "--port", "0", "--store", "some/new/folder/webhooks.json/x.json", cwd=tmp_path) as third:
+        assert third.wait() == 2
+    assert len(third.lines) == 1 and f"{file}: " in third.lines[0]
 
 
 @pytest.mark.parametrize("position", range(4))
@@ -471,38 +363,6 @@ def test_a_secret_that_signs_nothing_stops_the_start(value: Any, tmp_path: Path)
 # --- every point at which a disk can fail ---------------------------------------------------------------------
 
 
-class Faults:
-    """Counts what a store asks of the disk, and lets it fail at the calls for which `failing` says so."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.count = 0
-        self.failing: Callable[[int], bool] = lambda number: False
-        for name in ("open", "replace", "unlink", "chmod"):
-            monkeypatch.setattr(os, name, self.wrapped(getattr(os, name)))
-        self.real_write = os.write
-        monkeypatch.setattr(os, "write", self.write)
-        self.fsync = self.wrapped(no_sync)
-
-    def point(self) -> bool:
-        self.count += 1
-        return self.failing(self.count)
-
-    def wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *values, **options: full() if self.point() else function(*values, **options)
-
-    def write(self, descriptor: int, data: bytes) -> int:
-        """A disk that fills up takes a part first."""
-        failing = self.point()
-        written = self.real_write(descriptor, data[: len(data) // 2] if failing else data)
-        return full() if failing else written
-
-    def fail(self, first: int, ever_after: bool) -> None:
-        self.count, self.failing = 0, lambda number: number >= first if ever_after else number == first
-
-    def mend(self) -> None:
-        self.failing = lambda number: False
-
-
 CHANGES: dict[str, Callable[[WebhookStore], object]] = {
     "a webhook": lambda it: register(it, D),
     "a webhook with a secret": lambda it: register(it, D, secret=SECRETS[2]),
@@ -536,6 +396,7 @@ def test_whatever_fails_what_was_answered_is_stored_and_what_was_refused_is_not(
 ) -> None:
     faults = Faults(monkeypatch)
     refused = said_maybe = 0
+    edits: list[str] = []
     for point in itertools.count(1):
         folder = tmp_path / str(point)
         folder.mkdir()
@@ -543,7 +404,7 @@ def test_whatever_fails_what_was_answered_is_stored_and_what_was_refused_is_not(
         (folder / "webhooks.secrets.json").write_text(
             json.dumps({A["url"]: SECRETS[0], "http://left.example/": SECRETS[1]})
         )
-        it = WebhookStore(folder / "webhooks.json", fsync=faults.fsync)
+        it = WebhookStore(folder / "webhooks.json", fsync=faults.fsync, log=edits.append)
         expected = stored(it)
         faults.fail(point, ever_after)
         try:
@@ -576,7 +437,7 @@ def test_whatever_fails_what_was_answered_is_stored_and_what_was_refused_is_not(
         }
         if not hit:
             break
-    assert refused >= 7 and bool(said_maybe) == ever_after
+    assert refused >= 7 and bool(said_maybe) == ever_after and edits == []
 
 
 @pytest.mark.parametrize("what", CHANGES)
@@ -802,7 +663,7 @@ def test_a_change_costs_the_same_however_many_there_are(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("name, line", [("webhooks.json", 2), ("webhooks.deliveries.jsonl", 2)])
 def test_the_program_says_in_one_line_which_file_stops_it(name: str, line: int, tmp_path: Path) -> None:
-    text = f"[{GOOD},\nnonsense" if name == "webhooks.json" else '{"a": 1}\nnonsense\n{"synced": 99}\n'
+    text = f"[{json.dumps(A)},\nnonsense" if name == "webhooks.json" else '{"a": 1}\nnonsense\n{"synced": 99}\n'
     if name != "webhooks.json":
         text = text.replace('{"a": 1}', '{"delivery": "dlv_unknown_0", "state": "delivered"}')
     (tmp_path / name).write_text(text)
