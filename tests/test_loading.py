@@ -202,6 +202,14 @@ def test_an_edit_is_kept_when_a_failed_change_is_put_back(
     assert kept_in(tmp_path) == [text_of(A, B, D)] and len(said) == 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no open file is replaced there")
+def test_what_an_editor_is_still_writing_goes_to_where_the_edit_is_kept(running: WebhookStore, tmp_path: Path) -> None:
+    with open(tmp_path / "webhooks.json", "w") as editor:
+        register(running, C)
+        editor.write(text_of(D))
+    assert kept_in(tmp_path) == [text_of(D)] and (tmp_path / "webhooks.json").read_text() == text_of(A, B, C)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="modes of POSIX")
 def test_on_a_file_system_without_links_an_edit_is_copied(
     running: WebhookStore, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
