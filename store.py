@@ -9,24 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from durable import (
-    Fsync,
-    GroupCommit,
-    StoreError,
-    open_locked,
-    opening,
-    replacement,
-    sync_directory,
-)
+from durable import Fsync, GroupCommit, StoreError, open_locked, opening, replacement, sync_directory
 from loading import Check, Edits, mark, read_secrets, read_webhooks
 
 MAX_WEBHOOKS = 200_000
-CHUNK = 65_536  # bytes of webhooks.json that are copied to add a line
+CHUNK = 65_536  # bytes of webhooks.json that are copied to add a line; to copy all takes twice as long, at 100,000
 MAX_BYTES = 33_554_432  # of webhooks.json: 200,000 URLs of 2,048 characters would have 420 MB, and more in memory
 
 Permit = Callable[[str | None], None]  # gets the secret that a URL has, and raises to forbid a change
@@ -121,29 +112,27 @@ class WebhookStore:
         self._fsync = fsync
         self._changes: GroupCommit[tuple[Change, list[int | Exception]]] = GroupCommit(self._write)
         self._stale = set[Path]()  # the files in which a failed change has left something
-        self._snapshot = _Snapshot({}, {}, [])
         with opening(self.path.parent, "cannot be made a folder"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with opening(self.path):
             self._lock = open_locked(self.path.with_suffix(".lock"), self.path)
             try:
                 self._edits = Edits(self.path, fsync, log)
-                self._snapshot = self._load(check)
+                self._snapshot = _Snapshot({}, {}, [])
+                self._load(check)
             except BaseException:
                 os.close(self._lock)
                 raise
 
-    def _load(self, check: Check) -> _Snapshot:
-        loaded = _Snapshot({}, {}, [])
+    def _load(self, check: Check) -> None:
         if not self._edits.expected:
-            self._write_webhooks(loaded)
+            self._write_webhooks(self._snapshot)
             self._stale.clear()
-        for url, event in dict.fromkeys(read_webhooks(self.path, check)):
-            loaded.add(url, sys.intern(event))
-        if max(self.path.stat().st_size, loaded.size) > MAX_BYTES:
-            raise StoreError(f"{self.path} has more than {MAX_BYTES:,} bytes, the limit; name another --store")
-        loaded.secrets = read_secrets(self._secrets_path)
-        return loaded
+        for url, event in read_webhooks(self.path, check):
+            self._snapshot.add(url, event)
+        if self._snapshot.size > MAX_BYTES:
+            raise StoreError(f"{self.path} would have more than {MAX_BYTES:,} bytes, the limit; name another --store")
+        self._snapshot.secrets = read_secrets(self._secrets_path)
 
     def webhooks(self) -> list[dict[str, str]]:
         """All webhooks, by event type, as in the file."""
