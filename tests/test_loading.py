@@ -29,6 +29,7 @@ COMMA = sys.version_info >= (3, 13)  # json tells the line of a comma too many, 
     [
         ("[]", []),
         (" [\n\n] ", []),
+        ("\ufeff[]", []),  # as older Windows editors begin a file
         (text_of(*ENTRIES), ENTRIES),
         (json.dumps(ENTRIES), ENTRIES),
         (json.dumps(ENTRIES, indent=4).replace("\n", "\r\n"), ENTRIES),
