@@ -41,7 +41,7 @@ class Journal:
         self.path, self._fsync = Path(path), fsync
         self.warning: str | None = None  # of `read`
         self.line = 0  # of the record that `read` gave last
-        self._commits: GroupCommit[tuple[bytes, Callable[[], None]]] = GroupCommit(self._write)  # its turn: the file
+        self._commits: GroupCommit[tuple[bytes, Callable[[], None]], None] = GroupCommit(self._write)  # its turn: the file
         self._noting = threading.Lock()  # guards `_notes`
         self._notes: dict[Hashable, bytes] = {}
         self._synced = self._compacted_size = 0
@@ -117,10 +117,11 @@ class Journal:
 
     # With the turn
 
-    def _write(self, group: list[tuple[bytes, Callable[[], None]]]) -> None:
+    def _write(self, group: list[tuple[bytes, Callable[[], None]]]) -> list[None]:
         self._append([record for record, _ in group], sync=True)
         for _, accepted in group:
             accepted()
+        return [None] * len(group)
 
     def _append(self, records: list[bytes], sync: bool) -> None:
         """Write the notes and then `records`; or leave the file as it was, and keep the notes."""

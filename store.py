@@ -23,10 +23,6 @@ MAX_BYTES = 33_554_432  # of webhooks.json: 200,000 URLs of 2,048 characters wou
 Permit = Callable[[str | None], None]  # gets the secret that a URL has, and raises to forbid a change
 
 
-class StoreFull(StoreError):
-    """There is no room for another webhook."""
-
-
 class _Snapshot:
     """All webhooks and secrets at one moment. It changes while it is staged, and never after that."""
 
@@ -110,7 +106,7 @@ class WebhookStore:
         self.path = Path(os.path.realpath(path))  # a link stays a link, and all links to a file lead to one lock
         self._secrets_path = self.path.with_suffix(".secrets.json")
         self._fsync = fsync
-        self._changes: GroupCommit[tuple[Change, list[int | Exception]]] = GroupCommit(self._write)
+        self._changes: GroupCommit[Change, int] = GroupCommit(self._write)
         self._stale = set[Path]()  # the files in which a failed change has left something
         with opening(self.path.parent, "cannot be made a folder"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,14 +164,14 @@ class WebhookStore:
                 permit(staged.secret(url))
             size = staged.size + sum(len(_line(url, event)) for event in missing)
             if missing and (staged.count() + len(missing) > MAX_WEBHOOKS or size > MAX_BYTES):
-                raise StoreFull(f"{MAX_WEBHOOKS:,} webhooks and {MAX_BYTES:,} bytes are the limit: unregister some")
+                raise StoreError(f"{MAX_WEBHOOKS:,} webhooks and {MAX_BYTES:,} bytes are the limit: unregister some")
             for event in missing:
                 staged.add(url, event)
             if secret is not None:
                 staged.secrets[url] = secret
             return len(missing)
 
-        self._change(change)
+        self._changes.commit(change)
 
     def unregister(self, url: str, event: str, permit: Permit) -> int:
         """Remove one webhook, and the secret with the last one of its URL; returns 0 if there is none."""
@@ -185,33 +181,25 @@ class WebhookStore:
                 permit(staged.secret(url))
             return staged.remove(url, [event])
 
-        return self._change(change)
+        return self._changes.commit(change)
 
     def unregister_urls(self, urls: Iterable[str]) -> int:
         """Remove all webhooks of these URLs, as they are when they are read in its turn; returns the number removed."""
-        return self._change(lambda staged: sum(staged.remove(url, staged.lines) for url in list(urls)))
-
-    def _change(self, change: Change) -> int:
-        outcome: list[int | Exception] = []
-        self._changes.commit((change, outcome))
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        return outcome[0]
+        return self._changes.commit(lambda staged: sum(staged.remove(url, staged.lines) for url in list(urls)))
 
     # The files; only the thread that has the turn of `_changes` writes them
 
-    def _write(self, group: list[tuple[Change, list[int | Exception]]]) -> None:
+    def _write(self, group: list[Change]) -> list[int | Exception]:
         """Stage a group of changes, write the files, swap the snapshot."""
         self._put_back()
-        staged, changed = self._snapshot.copy(), 0
-        for change, outcome in group:
+        staged, outcomes = self._snapshot.copy(), list[int | Exception]()
+        for change in group:
             try:
-                outcome.append(count := change(staged))
-                changed += count
+                outcomes.append(change(staged))
             except Exception as error:  # noqa: BLE001 - refused; the others go on
-                outcome.append(error)
+                outcomes.append(error)
         try:
-            self._write_files(staged, changed > 0)
+            self._write_files(staged, changed=any(isinstance(count, int) and count for count in outcomes))
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._put_back()
@@ -219,6 +207,7 @@ class WebhookStore:
                 raise StoreError(f"{error.strerror}: the change may have been stored, try again later") from None
             raise
         self._snapshot = staged  # the swap
+        return outcomes
 
     def _write_files(self, new: _Snapshot, changed: bool) -> None:
         """Write what differs. A crash may come after each, and no entry may then lack its secret or have another's.
