@@ -97,5 +97,5 @@ def together(disk: Disk, first: Callable[[], Any], *others: Callable[[], Any]) -
         assert disk.asked.wait(SECONDS)
         futures += [pool.submit(call, other) for other in others]
         barrier.wait(SECONDS)
-        threading.Event().wait(0.1)  # they are on their way to the queue, which nobody can see from here
+        threading.Event().wait(0.03)  # they are on their way to the queue, which nobody can see from here
     return futures

@@ -189,7 +189,7 @@ def test_no_200_leaves_before_the_disk_has_it(what: str, tmp_path: Path, disk: D
         disk.hold()
         client.send(change(pair, what))
         assert disk.asked.wait(SECONDS)
-        client.sock.settimeout(0.2)
+        client.sock.settimeout(0.05)
         with pytest.raises(TimeoutError):
             client.sock.recv(1)
         client.sock.settimeout(SECONDS)
@@ -200,13 +200,8 @@ def test_no_200_leaves_before_the_disk_has_it(what: str, tmp_path: Path, disk: D
 # --- webhooks.json: a full disk -------------------------------------------------------------------------------
 
 
-FAILURES = ["every fsync", "fsync 1", "fsync 2", "os.replace", "os.open", "os.chmod"]
-MORE = ["fsync 3", "fsync 4"]  # where there are two files to write, each of them and then its directory
-
-
-@pytest.mark.parametrize(
-    "what, failure", [*(("register", it) for it in FAILURES + MORE), *(("unregister", it) for it in FAILURES)]
-)
+@pytest.mark.parametrize("failure", ["every fsync", "fsync 2", "os.replace"])
+@pytest.mark.parametrize("what", ["register", "unregister"])
 def test_a_full_disk_is_a_503_and_changes_nothing(
     what: str, failure: str, tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,8 +374,7 @@ def stored(it: WebhookStore) -> tuple[list[str], dict[str, str | None]]:
 
 def stored_in(folder: Path) -> tuple[list[str], dict[str, str | None]]:
     """What a start would find in these files."""
-    shutil.rmtree(folder / "copy", ignore_errors=True)
-    (folder / "copy").mkdir()
+    (folder / "copy").mkdir(exist_ok=True)
     for name in ("webhooks.json", "webhooks.secrets.json"):
         shutil.copy(folder / name, folder / "copy")
     it = WebhookStore(folder / "copy" / "webhooks.json", fsync=no_sync)
@@ -398,13 +392,11 @@ def test_whatever_fails_what_was_answered_is_stored_and_what_was_refused_is_not(
     refused = said_maybe = 0
     edits: list[str] = []
     for point in itertools.count(1):
-        folder = tmp_path / str(point)
-        folder.mkdir()
-        (folder / "webhooks.json").write_text(text_of(A, B, C))
-        (folder / "webhooks.secrets.json").write_text(
+        (tmp_path / "webhooks.json").write_text(text_of(A, B, C))
+        (tmp_path / "webhooks.secrets.json").write_text(
             json.dumps({A["url"]: SECRETS[0], "http://left.example/": SECRETS[1]})
         )
-        it = WebhookStore(folder / "webhooks.json", fsync=faults.fsync, log=edits.append)
+        it = WebhookStore(tmp_path / "webhooks.json", fsync=faults.fsync, log=edits.append)
         expected = stored(it)
         faults.fail(point, ever_after)
         try:
@@ -417,7 +409,7 @@ def test_whatever_fails_what_was_answered_is_stored_and_what_was_refused_is_not(
             assert stored(it) == expected
             if "nothing was stored" in str(error):
                 faults.failing, failing = lambda number: False, faults.failing
-                assert stored_in(folder) == expected, f"point {point}: {error}"
+                assert stored_in(tmp_path) == expected, f"point {point}: {error}"
                 faults.failing = failing
         hit = faults.count >= point
         it.repair()  # while the disk fails it does not raise
@@ -429,9 +421,10 @@ def test_whatever_fails_what_was_answered_is_stored_and_what_was_refused_is_not(
             expected = stored(it)
         else:
             it.close()
-        assert stored_in(folder) == expected, f"point {point}"
+        assert stored_in(tmp_path) == expected, f"point {point}"
         it.close()
-        left = json.loads((folder / "webhooks.secrets.json").read_text())
+        assert temporary(tmp_path) == [] or ever_after
+        left = json.loads((tmp_path / "webhooks.secrets.json").read_text())
         assert {url: secret for url, secret in left.items() if url != "http://left.example/"} == {
             url: secret for url, secret in expected[1].items() if secret
         }
@@ -498,7 +491,7 @@ def test_a_file_keeps_its_mode_and_a_new_one_honours_the_umask(tmp_path: Path) -
 
 def test_git_ignores_what_lies_beside_a_store_of_any_name_and_not_the_store() -> None:
     ignored = (ROOT / ".gitignore").read_text().split()
-    parts = (".secrets.json", ".secrets.json.tmp", ".json.tmp", ".lock", ".deliveries.jsonl", ".deliveries.jsonl.tmp")
+    parts = ".secrets.json .secrets.json.tmp .json.tmp .edited-1.json .lock .deliveries.jsonl .deliveries.jsonl.tmp".split()
     for store in ("webhooks", "my.hooks", "deliveries"):
         for part in parts:
             assert any(fnmatch(store + part, pattern) for pattern in ignored), store + part
@@ -647,7 +640,7 @@ def test_a_change_costs_the_same_however_many_there_are(tmp_path: Path, monkeypa
         file.write_text(text_of(*({"url": f"http://h{n:05}.example/", "event": "e"} for n in range(size))))
         it = WebhookStore(file, fsync=no_sync)
         formatted[0], began = 0, time.thread_time()
-        for number in range(20):
+        for number in range(10):
             it.register(f"http://new{number:02}.example/", ["e"], None, anyone)
             it.unregister(f"http://h{size // 2 + number:05}.example/", "e", anyone)
         spent = time.thread_time() - began
@@ -656,9 +649,9 @@ def test_a_change_costs_the_same_however_many_there_are(tmp_path: Path, monkeypa
         return formatted[0], spent
 
     monkeypatch.setattr(json, "dumps", count)
-    small, large = cost(100), cost(20_000)
-    assert small[0] == large[0] < 20_000
-    assert large[1] < 40 * 0.025  # seconds of CPU: formatting 20,000 entries takes more
+    small, large = cost(100), cost(10_000)
+    assert small[0] == large[0] < 10_000
+    assert large[1] < 20 * 0.01  # seconds of CPU: formatting 10,000 entries takes more
 
 
 @pytest.mark.parametrize("name, line", [("webhooks.json", 2), ("webhooks.deliveries.jsonl", 2)])
