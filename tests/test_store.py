@@ -64,7 +64,8 @@ def test_a_missing_folder_is_made_once_the_port_is_bound(tmp_path: Path) -> None
             body["event_types"] = [C["event"]]
             assert client.ask(request("POST", "/webhooks/register", json.dumps(body).encode())).status == 200
         assert "webhooks.json was edited" in exposee.wait_for("webhooks.edited-1.json")
-        with Program("exposee.py", "--port", str(exposee.port), "--store", "other/webhooks.json", cwd=tmp_path) as second:
+        taken = str(exposee.port)
+        with Program("exposee.py", "--port", taken, "--store", "other/webhooks.json", cwd=tmp_path) as second:
             assert second.wait() == 2 and not (tmp_path / "other").exists()
     with Program("exposee.py", "--port", "0", "--store", "some/new/folder/webhooks.json/x.json", cwd=tmp_path) as third:
         assert third.wait() == 2
@@ -491,9 +492,9 @@ def test_a_file_keeps_its_mode_and_a_new_one_honours_the_umask(tmp_path: Path) -
 
 def test_git_ignores_what_lies_beside_a_store_of_any_name_and_not_the_store() -> None:
     ignored = (ROOT / ".gitignore").read_text().split()
-    parts = ".secrets.json .secrets.json.tmp .json.tmp .edited-1.json .lock .deliveries.jsonl .deliveries.jsonl.tmp".split()
+    parts = ".secrets.json .secrets.json.tmp .json.tmp .edited-1.json .lock .deliveries.jsonl .deliveries.jsonl.tmp"
     for store in ("webhooks", "my.hooks", "deliveries"):
-        for part in parts:
+        for part in parts.split():
             assert any(fnmatch(store + part, pattern) for pattern in ignored), store + part
         assert not any(fnmatch(f"{store}.json", pattern) for pattern in ignored)
 
