@@ -141,7 +141,8 @@ class Exposee:
         self._rules.limit(request)
         self._rules.check_token_if_set(request)
         if is_delivery(request):
-            raise Problem(508, "this is a delivery: a webhook that leads to /trigger never ends; unregister that URL")
+            endless = "this is a delivery of an exposee: a webhook that leads to /trigger would never end"
+            raise Problem(508, f"{endless}; unregister that URL")
         body = members(request, "event", "data")
         event = self._rules.check_event(body.get("event"))
         if "data" not in body:

@@ -13,6 +13,7 @@ from typing import NoReturn, TypeVar
 from terminal import printable
 
 T = TypeVar("T")
+EXPOSEE, WEBHOOK = "http://localhost:3000", "http://localhost:8080/webhook-receiver"  # where both run by default
 
 
 class Parser(argparse.ArgumentParser):
@@ -63,8 +64,7 @@ def credential(variable: str) -> Callable[[str], str]:
 
 LABEL = r"\w(?:[\w-]{0,61}\w)?"  # of a host's name (RFC 1123, 2.1); urllib raises for a longer one, or an empty one
 PORT = "(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # up to 65535
-exposee_url = web_url(EXPOSEE := "http://localhost:3000", "EXPOSEE_URL", query=False)
-webhook_url = web_url(WEBHOOK := "http://localhost:8080/webhook-receiver", "WEBHOOK_URL")
+exposee_url, webhook_url = web_url(EXPOSEE, "EXPOSEE_URL", query=False), web_url(WEBHOOK, "WEBHOOK_URL")
 port_number = matching(PORT, "{!r} is not a port, expected a number from 0 to 65535", int)  # 0: any that is free
 thread_count = matching("[1-9]|[1-5][0-9]|6[0-4]", "{!r} is not a number from 1 to 64", int)
 host_name = matching("[!-~]+", "{!r} is no host, expected a name or an address such as 127.0.0.1", str)  # "" is all

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import options
-from addresses import KINDS, spelled
+from addresses import spelled
 
 SECONDS = 15.0  # of silence from the exposee; GET /ping waits up to 5 s for the receivers
 MAX_ANSWER = 1_048_576  # bytes; the size is the exposee's claim
@@ -118,7 +118,7 @@ def outcomes(text: str) -> list[str]:
 def far_away(url: str, exposee: str) -> str:
     """A warning when the exposee cannot reach `url`, as it leads back to the machine or the network that it is on."""
     here, there = (spelled(urllib.parse.urlsplit(each).hostname or "") for each in (url, exposee))
-    if KINDS.index(here) <= KINDS.index(there):
+    if here in ("public", there) or there == "loopback":
         return ""
     return f"warning: the exposee is elsewhere and cannot reach {url}: give the public URL of your tunnel with --url"
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from addresses import Guard
 from messages import is_secret
 from rules import (
     MAX_URL,
     Allowance,
+    Rules,
     carries,
     check_secret,
     check_url,
@@ -30,6 +32,26 @@ def asked(method: str = "GET", path: str = "/ping", /, authority: str = "localho
     """A request of the owner's; `fields` are header fields, with _ for -."""
     headers = {"host": authority} | {name.replace("_", "-"): value for name, value in fields.items()}
     return Request(method, path, path, {}, headers, authority, "127.0.0.1", None)
+
+
+FAILED = "the newest ping to this url failed: "
+RESOLVES = FAILED + "not connected: intranet.example resolves to the private address%s; the owner can start it"
+
+
+@pytest.mark.parametrize(
+    "url, reason, told",
+    [
+        ("https://a.example/", FAILED + "answered 503", FAILED + "answered 503"),
+        ("https://intranet.example/", RESOLVES % " 10.0.0.7", RESOLVES % ""),
+        ("https://intranet.example/", RESOLVES % " fd00::1", RESOLVES % ""),
+        ("http://localhost:8080/", FAILED + "answered 503", FAILED[:-2]),
+        ("http://192.168.1.5/", FAILED + "connection refused: nothing listens on that port", FAILED[:-2]),
+    ],
+)
+def test_why_a_ping_failed_is_told_to_strangers_without_what_is_private(url: str, reason: str, told: str) -> None:
+    rules = Rules(["a"], Guard())
+    assert rules.reason(asked(), url, reason) == reason
+    assert rules.reason(asked(x_forwarded_for="203.0.113.7"), url, reason) == told
 
 
 # --- who is asking -----------------------------------------------------------------------------------------------
