@@ -330,7 +330,7 @@ def trigger(lesson: Lesson) -> None:
 def solution_4(exposee: int, receiver: int) -> bytes:
     body = json.dumps({"event": "invoice_processing", "data": "nobody has asked for this"})
     answer = talk(exposee, request("POST", "/trigger", body))
-    assert answer.startswith(b"HTTP/1.1 202 ") and b"queued for 0 webhook(s)" in answer
+    assert answer.startswith(b"HTTP/1.1 202 ") and b"nobody is registered for invoice_processing" in answer
     return answer
 
 

@@ -139,8 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
 class Server(socketserver.ThreadingTCPServer):
     """A thread for each connection, MAX_CONNECTIONS at most.
 
-    `transcript` prints the bytes of all requests and answers; `log` gets a line for each Problem that is answered, unless
-    it is Explained.
+    `transcript` prints the bytes of all requests and answers. `log` gets a line for each Problem that is answered, but
+    for those that are Explained.
 
     When all are taken, or all file descriptors, the connection that has waited longest for its client makes room for
     the new one: a client that opens connections and says nothing cannot keep others out.

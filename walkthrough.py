@@ -310,6 +310,7 @@ VARYING = [
     (re.compile(r'(?<="time": )\d{10}\.\d+'), f"{NOON}.0"),
     (re.compile(rf"(webhook-timestamp: |msg_\w{{24}}\.)(?!{PAST})\d{{10}}"), rf"\g<1>{NOON}"),
     (re.compile(r"\b\d+ s old\b"), f"{NOON - PAST} s old"),
+    (re.compile(r"(?m)^\d\d:\d\d:\d\d(?= )"), "12:00:00"),
     (re.compile(r"(?<=next attempt in )\d+(?= s\b)"), "1"),
 ]
 
@@ -490,7 +491,9 @@ class Lesson:
                 rest = lines[start + 1 :]
                 block = rest[: rest.index("")] if "" in rest else []
                 if f"< webhook-id: {message}" in block:
-                    return block
+                    answered = lines[start].replace(" asks", " is answered")
+                    rest = rest[rest.index(answered) + 1 :] if answered in rest else []
+                    return [*block, *rest[: rest.index("")]] if "" in rest else []
             return []
 
         block = (receiver or self.programs.receiver).wait_for(found, f"a transcript of {message}")
@@ -502,11 +505,12 @@ class Lesson:
         def found(printed: list[str]) -> list[str]:
             block: list[str] = []
             for line in printed[self._printed :]:
-                if line.startswith(("Received", "--- ")):  # the block before this line is complete
+                received = re.match(r"\d\d:\d\d:\d\d Received", line)
+                if received or line.startswith("--- "):  # the block before this line is complete
                     if any(text in one for one in block):
                         return block
                     block = []
-                if not line.startswith(("< ", "> ", "--- ")) and (block or line.startswith("Received")):
+                if not line.startswith(("< ", "> ", "--- ")) and (block or received):
                     block.append(line)
             return []
 

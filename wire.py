@@ -157,8 +157,7 @@ def _date(second: int) -> str:
 class RequestReader:
     """Reads requests from a connection, one after the other, as RFC 9112 (sections in brackets) has them.
 
-    About the newest one: `method`, `target`, `received` (its first bytes, if it is to `record`), and `size` (of all that
-    came).
+    About the newest one: `method`, `target`, `received` (its first bytes, if it is to `record`) and `size` (of it all).
     """
 
     def __init__(self, stream: io.BufferedReader, record: bool, send: Callable[[bytes], object]) -> None:
