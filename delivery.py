@@ -354,11 +354,11 @@ class Dispatcher:
         if not self._store.has(delivery.url):  # unregistered meanwhile: let go of its endpoint, proven or not
             self._endpoints.withdraw(delivery.url, ())
         self._changed(delivery)
-        self._log_attempt(delivery, attempt)
         if self._show:
             ending = attempt.error or "it answers"
             answer = [("< ", outcome.response, outcome.received)] if outcome.response else []
             self._show(f"--- attempt {delivery.count} of {delivery.id} to {delivery.url}: {ending}", *answer)
+        self._log_attempt(delivery, attempt)
 
     def _failed(self, delivery: Delivery, outcome: Exchange) -> None:
         if outcome.error is None and outcome.status == 410:  # it does not want to hear from us again

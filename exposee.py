@@ -106,7 +106,8 @@ class Exposee:
         with refusals():
             self._store.register(url, events, secret, permit(request, secret))
         self._dispatcher.registered(url)
-        self._say(f"registered for {brief(', '.join(events))}: {brief(url)}")
+        signed = ", signed" if self._store.secret(url) else ""
+        self._say(f"registered for {brief(', '.join(events))}{signed}: {brief(url)}")
         return Answer(200, {"message": f"Webhook registered for: {', '.join(events)}"})
 
     def unregister(self, request: Request) -> Answer:
@@ -165,7 +166,7 @@ class Exposee:
     def ping_back(self, request: Request) -> Answer:
         url = text(members(request, "url"), "url")
         if not self._store.has(url):
-            raise Problem(404, "url is not registered: register it first")
+            raise Problem(404, f"url is not registered: register {shown(url)} first")
         try:
             self._dispatcher.confirm_ping(url)
         except NotPossible as error:
@@ -295,8 +296,9 @@ def parser() -> argparse.ArgumentParser:
     beside = f"the webhooks; secrets, journal and lock lie beside it {default}"
     add("--store", type=options.store_path, default="webhooks.json", help=beside)
     known, plan = ",".join(EVENT_TYPES), ",".join(f"{delay:.0f}" for delay in RETRY_SCHEDULE)
-    add("--event-types", type=options.event_names, default=known, help=f"known event types, comma-separated {default}")
-    delays = f"seconds between attempts, comma-separated; '' for one attempt only {default}"
+    names = f"known event types, comma-separated (default: {known.replace(',', ', ')})"
+    add("--event-types", type=options.event_names, default=known, help=names)
+    delays = f"seconds between attempts, comma-separated; '' for one attempt only (default: {plan.replace(',', ', ')})"
     add("--retry-schedule", type=options.schedule, default=plan, help=delays)
     add("--timeout", type=options.seconds, default="10", help=f"seconds for one attempt {default}")
     add("--workers", type=options.thread_count, default=1, metavar="N", help=f"sender threads {default}")

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import ipaddress
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -16,11 +17,18 @@ T = TypeVar("T")
 EXPOSEE, WEBHOOK = "http://localhost:3000", "http://localhost:8080/webhook-receiver"  # where both run by default
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Help whose lines break at blanks only, so that a URL or a name stays whole."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False)
+
+
 class Parser(argparse.ArgumentParser):
     """A command line whose mistakes are one line on stderr and exit code 2."""
 
     def __init__(self, description: str) -> None:
-        super().__init__(description=description)
+        super().__init__(description=description, formatter_class=_Formatter)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {printable(message)}; see --help\n")

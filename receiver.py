@@ -155,11 +155,11 @@ def parser() -> argparse.ArgumentParser:
     hidden = "whsec_..., to verify signatures, or WEBHOOK_SECRET (hidden from `ps`)"
     add("--secret", type=options.credential("WEBHOOK_SECRET"), default=os.environ.get("WEBHOOK_SECRET"), help=hidden)
     exposee, ours = os.environ.get("EXPOSEE_URL") or None, os.environ.get("WEBHOOK_URL") or None
-    theirs = "the exposee's URL, or EXPOSEE_URL; for --ping-back"
+    theirs = "for --ping-back: the exposee's URL, or EXPOSEE_URL"
     add("--exposee", type=options.exposee_url, default=exposee, metavar="URL", help=theirs)
-    mine = "our URL as it was registered, or WEBHOOK_URL; for --ping-back"
+    mine = "for --ping-back: our URL as it was registered, or WEBHOOK_URL"
     add("--url", type=options.webhook_url, default=ours, help=mine)
-    confirm = "confirm each ping at the exposee; needs its URL, here or from --exposee, and --url"
+    confirm = "confirm each ping at the exposee; needs --exposee (or its URL here) and --url"
     add("--ping-back", type=options.exposee_url, nargs="?", const=True, metavar="EXPOSEE_URL", help=confirm)
     add("--raw", action="store_true", help="print every request and answer")
     add("--new-secret", action=NewSecret, nargs=0, help="print a new secret and end")

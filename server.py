@@ -11,6 +11,7 @@ waits for any client for ever. Left out on purpose: TLS, which is a tunnel's or 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import io
 import math
@@ -198,8 +199,8 @@ class Server(socketserver.ThreadingTCPServer):
             if match := pattern.fullmatch(request.path):
                 break
         else:
-            known = f"{'one of ' * (len(self._routes) > 1)}{', '.join(self._routes)}"
-            raise Problem(404, f"there is no {request.path} here, expected {known}")
+            known = difflib.get_close_matches(request.path[:100], self._routes, 1) or list(self._routes)
+            raise Problem(404, f"there is no {request.path} here, expected {' or '.join(known)}")
         allow = {"Allow": ", ".join(methods)}
         if request.method == "OPTIONS":
             return Answer(204, headers=allow)
