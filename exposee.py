@@ -365,11 +365,11 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
 
 def contents(store: WebhookStore) -> str:
     webhooks, urls = store.count(), len(store.urls())
-    return f"{webhooks:,} webhook{'s' * (webhooks != 1)} of {urls:,} URL{'s' * (urls != 1)}"
+    return f"{webhooks} webhook{'s' * (webhooks != 1)} of {urls} URL{'s' * (urls != 1)}"
 
 
 def waiting(count: int) -> str:
-    return f"{count:,} {'delivery waits' if count == 1 else 'deliveries wait'}"
+    return f"{count} {'delivery waits' if count == 1 else 'deliveries wait'}"
 
 
 def warnings(

@@ -381,7 +381,7 @@ TIME_OF_DAY = r"^\d\d:\d\d:\d\d "
     "options, variables",
     [
         (["--ping-back", "{0}", "--url", "{1}"], {}),
-        (["--ping-back", "--exposee", "{0}", "--url", "{1}"], {}),
+        (["--ping-back", "--exposee", "{0}", "--url", "{1}", "--raw"], {}),
         (["--ping-back"], {"EXPOSEE_URL": "{0}", "WEBHOOK_URL": "{1}"}),
         (["--ping-back", "{0}", "--url", "{1}"], {"EXPOSEE_URL": "http://h/", "WEBHOOK_URL": "http://h/"}),
     ],
@@ -409,6 +409,7 @@ def test_a_ping_is_verified_and_pinged_back(
                 line = 'Ping-back Response: 200 {"event": "ping", "data": "Ping from Exposee"}'
                 assert re.sub(TIME_OF_DAY, "", program.wait_for("Ping-back")) == line
                 assert exposee.wait_for(f" ping confirmed: {url}")
+                assert "--raw" not in options or program.wait_for("> POST /webhooks/ping-back HTTP/1.1")
                 found = client.ask(request("GET", f"/deliveries?message={pinged['id']}")).json()["deliveries"]
                 assert [it["confirmed"] for it in found] == [True]
             assert program.stop() == 0
