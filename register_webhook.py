@@ -109,8 +109,11 @@ def outcomes(text: str) -> list[str]:
     """The answer to a ping for people: the counts; and for a local caller of the exposee a line for each URL."""
     try:
         answer = json.loads(text)
-        found = [(each["state"], each.get("error") or each["status"], each["url"]) for each in answer.get("deliveries", [])]
-        return [str(answer["message"]), *(f"{state:9}  {outcome}  {url}" for state, outcome, url in found)]
+        lines = [str(answer["message"])]
+        for each in answer.get("deliveries", []):
+            outcome = each.get("error") or each.get("status") or "no answer yet"
+            lines.append(f"{each['state']:9}  {outcome}  {each['url']}")
+        return lines
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return [text]
 

@@ -146,6 +146,8 @@ OUTCOMES = [{"url": "http://a/", "state": "delivered", "status": 204}, {"url": "
     "value, argv, out, code",
     [
         ({**PINGED, "deliveries": OUTCOMES}, [], [PINGED["message"], "delivered  204  http://a/", "failed     no  http://b/"], 0),
+        ({**PINGED, "deliveries": [{"url": "http://a/", "state": "delivering"}]}, [],
+         [PINGED["message"], "delivering  no answer yet  http://a/"], 0),
         (PINGED, [], [PINGED["message"]], 0),
         (PINGED, ["--json"], [f"Ping Response: 200 {json.dumps(PINGED)}"], 0),
         ({"message": "Ping delivered to 0 of 1 webhook(s)"}, [], ["Ping delivered to 0 of 1 webhook(s)"], 1),
