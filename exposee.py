@@ -327,7 +327,7 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
     server = Server((chosen.host, chosen.port), {}, transcript, printer.log)  # before any file is touched
     ending.callback(server.server_close)
     stop_on_signals(server)  # before anybody is told that it runs
-    store = WebhookStore(chosen.store, url_problem, log=printer.say)
+    store = WebhookStore(chosen.store, url_problem, log=printer.log)
     ending.callback(store.close)
     journal = Journal(store.path.with_suffix(".deliveries.jsonl"))
     ending.callback(journal.close)

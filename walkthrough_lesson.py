@@ -183,7 +183,7 @@ class Lesson:
             self.say("The exposee received nothing.")
 
     def arrived(self, message: str, receiver: Program | None = None) -> list[str]:
-        """What the receiver has printed with --raw about the request with this message: a title and the dump.
+        """What the receiver has printed with --raw about the request with this message: a title and both dumps.
 
         It prints in the background, and its output includes requests that the reader has sent.
         """
