@@ -1,12 +1,12 @@
 """The exposee: lets integrators register URLs for event types, pings them, and delivers events to them.
 
-    POST   /webhooks/register    {"url", "event_types": [..], "secret"?}
+    POST   /webhooks/register    {"url", "event_types": [..], "secret"?, "old_secret"?}
     DELETE /webhooks/unregister  {"url", "event", "secret"?}
     GET    /ping                 ping every registered URL
     POST   /trigger              {"event", "data"}: deliver an event to all URLs that are registered for it
     POST   /webhooks/ping-back   {"url"}: an integrator confirms a ping
     GET    /  /webhooks  /event-types  /health  /deliveries  /deliveries/{id}  /deliveries/stream
-    POST   /deliveries/{id}/attempts
+    POST   /deliveries/{id}/attempts  /deliveries/attempts
 
 Try:  curl -H 'Content-Type: application/json' -d '{"event": "payment_received", "data": 1}' localhost:3000/trigger
 
@@ -35,20 +35,34 @@ from typing import Any
 import options
 import strict_json
 from addresses import Guard
-from delivery import Dispatcher, Full, NotPossible
+from delivery import Dispatcher
 from durable import StoreError
 from journal import Journal
-from messages import DELIVERED, PING, PING_DATA, STATES, Attempt, Delivery, body_of, new_message_id
+from keys import Reused
+from messages import (
+    DELIVERED,
+    PING,
+    PING_DATA,
+    STATES,
+    Attempt,
+    Delivery,
+    Full,
+    NotPossible,
+    body_of,
+    new_message_id,
+)
 from retries import RETRY_SCHEDULE
 from rules import (
     Rules,
     check_secret,
     check_url,
+    idempotency_key,
     is_delivery,
     is_local,
     members,
     permit,
     preferred_wait,
+    recovery,
     shown,
     text,
     url_problem,
@@ -90,6 +104,7 @@ class Exposee:
             "/health": {"GET": self.health},
             "/deliveries": {"GET": self.deliveries},
             "/deliveries/stream": {"GET": self.stream},
+            "/deliveries/attempts": {"POST": self.recover},
             "/deliveries/{id}": {"GET": self.delivery},
             "/deliveries/{id}/attempts": {"POST": self.redeliver},
         }
@@ -97,13 +112,14 @@ class Exposee:
     # The five endpoints of the exercise: for everyone
 
     def register(self, request: Request) -> Answer:
-        body = members(request, "url", "event_types", "secret")
+        body = members(request, "url", "event_types", "secret", "old_secret")
         url, secret = check_url(body.get("url")), check_secret(body.get("secret"))
+        old_secret = check_secret(body.get("old_secret"), "old_secret")
         events = self._rules.check_event_types(body.get("event_types"))
         self._rules.check_destination(request, url)
         self._dispatcher.registered(url)  # before, so that a 410 that came earlier does not undo what is stored now
         with refusals():
-            self._store.register(url, events, secret, permit(request, secret))
+            self._store.register(url, events, secret, permit(request, secret, old_secret))
         self._dispatcher.registered(url)
         return Answer(200, {"message": f"Webhook registered for: {', '.join(events)}"})
 
@@ -124,7 +140,7 @@ class Exposee:
             raise Problem(503, f"{MAX_PINGS} pings wait for their outcomes already", {"Retry-After": "1"})
         try:
             with refusals():
-                deliveries = self._dispatcher.ping()
+                deliveries = self._dispatcher.on_demand.ping()
             self._dispatcher.history.wait(deliveries, PING_SECONDS)
         finally:
             self._pings.release()
@@ -137,7 +153,7 @@ class Exposee:
         if is_delivery(request):
             self._say("a webhook leads back to /trigger: refused with 508, as it would never end; unregister that URL")
             raise Problem(508, "this is a delivery of an exposee: a webhook that leads to /trigger would never end")
-        body = members(request, "event", "data")
+        key, body = idempotency_key(request), members(request, "event", "data")
         event = self._rules.check_event(body.get("event"))
         if "data" not in body:
             raise Problem(422, "data is missing, expected any JSON value")
@@ -145,14 +161,14 @@ class Exposee:
         if len(sent) > MAX_BODY:
             raise Problem(413, f"the deliveries would have bodies over {MAX_BODY:,} bytes")
         with refusals():
-            message = self._dispatcher.trigger(event, sent)
+            message = self._dispatcher.trigger(event, sent, key)
         deliveries = [delivery for delivery in message.deliveries if delivery is not None]
-        seconds = preferred_wait(request)
-        if seconds is not None and self._wait(deliveries, seconds):
+        count, seconds = len(message.deliveries), preferred_wait(request)
+        if seconds is not None and len(deliveries) == count and self._wait(deliveries, seconds):
             answer = self._outcome(request, event, message.id, deliveries)
             answer.headers["Preference-Applied"] = f"wait={seconds:.0f}"
             return answer
-        queued = f"{event} queued for {len(deliveries)} webhook(s)"
+        queued = f"{event} queued for {count} webhook(s)"
         location = {"Location": f"/deliveries?message={message.id}"}
         return Answer(202, {"message": queued, "id": message.id}, location)
 
@@ -161,7 +177,7 @@ class Exposee:
         if not self._store.has(url):
             raise Problem(404, "url is not registered: register it first")
         with refusals():
-            self._dispatcher.confirm_ping(url)
+            self._dispatcher.on_demand.confirm_ping(url)
         return Answer(200, {"event": PING, "data": PING_DATA})
 
     # For everyone as well
@@ -204,9 +220,16 @@ class Exposee:
         self._rules.owner_only(request)
         delivery = self._find(request)
         with refusals():
-            self._dispatcher.redeliver(delivery)
+            self._dispatcher.on_demand.redeliver(delivery)
         body = {"message": f"one more attempt of {delivery.id} queued", "id": delivery.id}
         return Answer(202, body, {"Location": f"/deliveries/{delivery.id}"})
+
+    def recover(self, request: Request) -> Answer:
+        self._rules.owner_only(request)
+        matches = recovery(members(request, "state", "url", "since"))
+        with refusals():
+            count = self._dispatcher.on_demand.recover(matches)
+        return Answer(202, {"message": f"{count} deliveries will be attempted once more", "deliveries": count})
 
     def stream(self, request: Request) -> Answer:
         self._rules.owner_only(request)
@@ -265,6 +288,8 @@ def refusals() -> Iterator[None]:
         raise Problem(503, str(error), {"Retry-After": "5"}) from None
     except NotPossible as error:
         raise Problem(409, str(error)) from None
+    except Reused as error:
+        raise Problem(422, str(error)) from None
 
 
 # --- the command line ----------------------------------------------------------------------------------------
