@@ -39,18 +39,8 @@ from delivery import Dispatcher
 from durable import StoreError
 from journal import Journal
 from keys import Reused
-from messages import (
-    DELIVERED,
-    PING,
-    PING_DATA,
-    STATES,
-    Attempt,
-    Delivery,
-    Full,
-    NotPossible,
-    body_of,
-    new_message_id,
-)
+from messages import DELIVERED, PING, PING_DATA, STATES, Attempt, Delivery, Full, NotPossible
+from messages import body_of, new_message_id
 from retries import RETRY_SCHEDULE
 from rules import (
     Rules,

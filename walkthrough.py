@@ -374,7 +374,7 @@ class Lesson:
 
     def sign_on_page(self, sign: Callable[..., str], secret: str, message_id: str, timestamp: str, body: bytes) -> None:
         """Prepare a page for a signature: a page replaces the id and the time, so it needs their signature."""
-        real, shown = sign([secret], message_id, timestamp, body), sign([secret], self.normal(message_id), NOON, body)
+        real, shown = sign(secret, message_id, timestamp, body), sign(secret, self.normal(message_id), NOON, body)
         self.normal.stand_ins[real[3:]] = shown[3:]
 
     def varying(self, real: str, on_page: str) -> str:
