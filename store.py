@@ -50,10 +50,12 @@ class _Snapshot:
         self.former: dict[str, list[Former]] = {}  # by URL: what was replaced within a day, the newest first
         self.chunks = chunks  # the lines as bytes: a registration adds to the last; made anew after a removal
 
-    def copy(self) -> _Snapshot:
+    def copy(self, now: float) -> _Snapshot:
+        """The same to change, without former secrets whose time is over."""
         lines = {event: urls.copy() for event, urls in self.lines.items()}
         staged = _Snapshot(lines, self.secrets.copy(), self.chunks.copy())
-        staged.former = self.former.copy()
+        left = {url: [it for it in former if it[1] > now] for url, former in self.former.items()}
+        staged.former = {url: former for url, former in left.items() if former}
         return staged
 
     def has(self, url: str) -> bool:
@@ -94,11 +96,6 @@ class _Snapshot:
         if old != secret:
             former = [(old, end), *(it for it in self.former.get(url, ()) if it[0] != secret)]
             self.former[url] = former[:MAX_FORMER]
-
-    def end_secrets(self, now: float) -> None:
-        """Forget the former secrets whose time is over."""
-        left = {url: [it for it in former if it[1] > now] for url, former in self.former.items()}
-        self.former = {url: former for url, former in left.items() if former}
 
     def _forget_secrets(self, url: str) -> None:
         self.secrets.pop(url, None)
@@ -238,8 +235,7 @@ class WebhookStore:
     def _write(self, group: list[tuple[Change, list[int | Exception]]]) -> None:
         """Stage a group of changes, write the files, swap the snapshot."""
         self._put_back()
-        staged, changed = self._snapshot.copy(), 0
-        staged.end_secrets(self._clock())
+        staged, changed = self._snapshot.copy(self._clock()), 0
         for change, outcome in group:
             try:
                 outcome.append(count := change(staged))
