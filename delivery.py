@@ -18,6 +18,7 @@ recognise a repeated webhook-id).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import threading
 import time
@@ -32,9 +33,11 @@ from endpoints import Endpoint, Endpoints, limits
 from history import History
 from housekeeper import Housekeeper
 from journal import Journal
+from keys import Keys, use_of
 from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, OPEN, PENDING, PING, PING_BODY, RETRYING
-from messages import Attempt, Delivery, Message, new_message_id, request
-from records import delivery_record, message_record, records
+from messages import Attempt, Delivery, Full, Message, new_message_id, request
+from ondemand import OnDemand
+from records import Use, delivery_record, message_record, records
 from retries import RETRY_SCHEDULE, Schedule
 from sender import Exchanging, InFlight, Sender
 from store import WebhookStore
@@ -44,15 +47,6 @@ MAX_BODIES = 268_435_456  # bytes of the messages that wait
 MAX_BACKLOG = 10_000  # deliveries that wait for one URL
 SHARE = 16  # a URL may have one part in so many of what is left of MAX_WAITING and of MAX_BODIES
 CLOSE_SECONDS = 5.0  # what attempts under way get at shutdown
-PING_SECONDS = 5.0  # what a round of pings waits for the last one to be sent
-
-
-class NotPossible(Exception):
-    """This cannot be done with the delivery now; str() says why."""
-
-
-class Full(Exception):
-    """There is no room for this now; str() says what is full."""
 
 
 class Dispatcher:
@@ -64,8 +58,8 @@ class Dispatcher:
     `changed` is a lock and a bell. As a lock it guards the history, the endpoints and the attributes below; plain
     counters may be read without it. As a bell it is rung when deliveries change.
 
-    Order of locks: the journal's turn first, then `changed`. So nothing that takes the turn, a commit or a flush, is
-    called with `changed` held; `note` takes no turn and may be.
+    Order of locks: the one of OnDemand, the journal's turn, `changed`, the one of Keys. So nothing that takes the turn,
+    a commit or a flush, is called with `changed` held; `note` takes no turn and may be.
     """
 
     def __init__(
@@ -92,8 +86,9 @@ class Dispatcher:
         self._endpoints, resolver = Endpoints(under_way), Resolver()
         pools = [Pool(DefaultSelector(), resolver, guard, idle // workers, monotonic) for _ in range(workers)]
         self._senders = [Sender(self, self.changed, pool, exchanging, timeout, monotonic) for pool in pools]
-        self._gone: dict[str, None] = {}  # URLs that answered 410, until they are unregistered
-        self._pinging = threading.Lock()  # held while a round of pings begins; taken before the other one
+        self._keys = Keys(clock)
+        mine = (store, journal, self.history, self._endpoints, self.changed)
+        self.on_demand = OnDemand(*mine, lambda urls: self._commit(PING, PING_BODY, urls), self._postpone, self.wake)
         self._housekeeper = Housekeeper(self.upkeep, log)
         self._resume()
 
@@ -105,26 +100,34 @@ class Dispatcher:
 
     # Accepting
 
-    def trigger(self, event: str, body: bytes) -> Message:
+    def trigger(self, event: str, body: bytes, key: str = "") -> Message:
         """Accept an event for all URLs that are registered for it: on the disk when this returns.
 
-        `body` is what they are sent. Full when too much waits; StoreError when the disk refused.
+        `body` is what they are sent. With an Idempotency-Key that was used, it is the message of then, whose forgotten
+        deliveries are None; NotPossible, Reused (keys.py). Full when too much waits; StoreError when the disk refused.
         """
         urls = self._store.urls_for(event)
-        # Others may pass this check at the same time, each with a message of its own: the limits are soft by that.
-        if self.history.waiting + len(urls) > MAX_WAITING:
-            raise Full(f"{self.history.waiting:,} deliveries wait already, {MAX_WAITING:,} are the limit")
-        if self.history.bodies + len(body) > MAX_BODIES:
-            raise Full(f"the messages that wait have {self.history.bodies:,} bytes already")
-        return self._commit(event, body, urls)
+        use = use_of(key, body, len(urls)) if key else None
+        with self._keys.claim(use) as known:
+            if known:
+                with self.changed:
+                    return self.history.message(known.id) or known
+            # Others may pass this check at the same time, each with a message of its own: the limits are soft by that.
+            if self.history.waiting + len(urls) > MAX_WAITING:
+                raise Full(f"{self.history.waiting:,} deliveries wait already, {MAX_WAITING:,} are the limit")
+            if self.history.bodies + len(body) > MAX_BODIES:
+                raise Full(f"the messages that wait have {self.history.bodies:,} bytes already")
+            return self._commit(event, body, urls, use)
 
-    def _commit(self, event: str, body: bytes, urls: list[str]) -> Message:
+    def _commit(self, event: str, body: bytes, urls: list[str], use: Use | None = None) -> Message:
         message = Message(new_message_id(), event, self._schedule.clock(), body)
-        self._journal.commit(message_record(message, urls), lambda: self._accept(message, urls))
+        self._journal.commit(message_record(message, urls, use), lambda: self._accept(message, urls, use))
         return message
 
-    def _accept(self, message: Message, urls: list[str]) -> None:
+    def _accept(self, message: Message, urls: list[str], use: Use | None) -> None:
         """The message is on the disk: its deliveries may start."""
+        if use:
+            self._keys.keep(message, use)
         with self.changed:
             self.history.add(message, urls)
             for delivery in filter(None, message.deliveries):
@@ -139,80 +142,15 @@ class Dispatcher:
 
     def _has_room(self, delivery: Delivery) -> bool:
         """Whether one more may wait for this URL: so URLs that are dead never close /trigger for the others."""
-        endpoint = self._endpoints.get(delivery.url)
-        backlog = len(endpoint.waiting) + len(endpoint.retrying)
-        if not backlog:
-            return True
         count = min(MAX_BACKLOG, (MAX_WAITING - self.history.waiting) // SHARE)
         size = (MAX_BODIES - self.history.bodies) // SHARE
-        return backlog < count and endpoint.size < size
+        return self._endpoints.has_room(delivery.url, count, size)
 
     def wake(self) -> None:
         """Tell the senders of new work or another time, and all who wait of changes; with the lock held."""
         for sender in self._senders:
             sender.wake()
         self.changed.notify_all()
-
-    def redeliver(self, delivery: Delivery) -> None:
-        """One more attempt now. NotPossible when one is under way or the URL is gone; StoreError.
-
-        No retries come after it if the delivery was over; if it is retrying, the planned ones stay.
-        """
-        with self.changed:
-            if delivery.state in (PENDING, DELIVERING):
-                raise NotPossible(f"an attempt of {delivery.id} is under way or about to be")
-            if not self._store.has(delivery.url):
-                raise NotPossible(f"{delivery.url} is no longer registered")
-            if delivery.state == RETRYING and not self._is_wanted(delivery):
-                raise NotPossible(f"{delivery.url} is no longer registered for {delivery.message.event}")
-            record = delivery_record(delivery, PENDING, manual=True)
-        self._journal.commit(record, lambda: self._redeliver(delivery))
-
-    def _redeliver(self, delivery: Delivery) -> None:
-        with self.changed:
-            if delivery.state in (PENDING, DELIVERING) or self.history.find(delivery.id) is None:
-                # another caller was quicker, or it has been forgotten meanwhile: the record told what is not so
-                return self._journal.note(delivery, delivery_record(delivery))
-            if delivery.state != RETRYING:
-                self.history.reopen(delivery)
-            delivery.state, delivery.manual, delivery.error = PENDING, True, None
-            self._endpoints.rush(delivery)
-            self.history.changed(delivery)
-            self.wake()
-
-    # Pinging
-
-    def ping(self) -> list[Delivery]:
-        """Ping each distinct URL past its queue; the newest ping of each, under way or over. StoreError.
-
-        One round begins when the last one has been sent. All who ask meanwhile share the next, and a URL whose ping is
-        under way is not sent another.
-        """
-        before = self.history.pings
-        with self._pinging:
-            if self.history.pings is before:
-                self._begin_round()
-        with self.changed:
-            return list(filter(None, map(self.history.pings.get, self._store.urls())))
-
-    def _begin_round(self) -> None:
-        with self.changed:
-            pings = list(self.history.pings.values())
-            self.changed.wait_for(lambda: all(ping.state != PENDING for ping in pings), PING_SECONDS)
-            under_way = {ping.url for ping in pings if ping.state in OPEN}
-        self._commit(PING, PING_BODY, [url for url in self._store.urls() if url not in under_way])
-
-    def confirm_ping(self, url: str) -> None:
-        """Mark the newest ping to `url` as confirmed. NotPossible when it failed, or when there is none."""
-        with self.changed:
-            ping = self.history.pings.get(url)
-            if ping is None:
-                raise NotPossible("there is no ping to this url in the history: ask for one with GET /ping first")
-            if ping.state in (FAILED, CANCELLED):
-                raise NotPossible(f"the newest ping to this url failed: {ping.outcome()}")
-            ping.confirmed = True
-            self._changed(ping)
-            self.changed.notify_all()
 
     # Unregistering
 
@@ -244,17 +182,17 @@ class Dispatcher:
 
     def registered(self, url: str) -> None:
         """A webhook was registered: what has waited for it is sent, and a 410 that came before counts no longer."""
-        if url not in self._gone and url not in self._endpoints.orphans:
+        if url not in self._endpoints.gone and url not in self._endpoints.orphans:
             return  # to wake the senders for nothing makes a registration a fifth slower
         with self.changed:
-            self._gone.pop(url, None)
+            self._endpoints.gone.pop(url, None)
             for delivery in self._endpoints.orphans.pop(url, []):
                 self._plan(delivery)
             self.wake()
 
     def upkeep(self) -> bool:
         """What blocks, and no sender may do; called about once a second. False when the disk has refused."""
-        unregistered = self._unregister_gone() if self._gone else True
+        unregistered = self._unregister_gone() if self._endpoints.gone else True
         self._store.repair()
         self._journal.compact(self._records)
         return self._journal.flush() and unregistered
@@ -262,18 +200,18 @@ class Dispatcher:
     def _records(self) -> Iterator[bytes]:
         with self.changed:
             messages, over = self.history.snapshot()
-        return records(messages, over)
+        return itertools.chain(self._keys.records(), records(messages, over))
 
     def _unregister_gone(self) -> bool:
         """Unregister all URLs that answered 410 with one replacement of webhooks.json; cancel what waits for them."""
         try:
-            self._store.unregister_urls(self._gone)  # which reads them when it is its turn to write
+            self._store.unregister_urls(self._endpoints.gone)  # which reads them when it is its turn to write
         except StoreError as error:
-            self._log(f"{len(self._gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
+            self._log(f"{len(self._endpoints.gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
             return False
         with self.changed:
-            for url in [url for url in self._gone if not self._store.has(url)]:
-                del self._gone[url]
+            for url in [url for url in self._endpoints.gone if not self._store.has(url)]:
+                del self._endpoints.gone[url]
                 count = self._cancel(url, lambda delivery: True)
                 self._log(f"{url} answered 410 Gone: unregistered" + (f", {count} waiting cancelled" if count else ""))
             self.changed.notify_all()
@@ -320,7 +258,7 @@ class Dispatcher:
     def _is_wanted(self, delivery: Delivery) -> bool:
         if delivery.message.event == PING:
             return True
-        if delivery.url in self._gone:
+        if delivery.url in self._endpoints.gone:
             return False
         if delivery.manual:
             return self._store.has(delivery.url)
@@ -328,7 +266,7 @@ class Dispatcher:
 
     def compose(self, endpoint: Endpoint, delivery: Delivery) -> bytes:
         timestamp = int(self._schedule.clock())
-        data = request(endpoint.head, delivery.message, timestamp, self._store.secret(endpoint.url))
+        data = request(endpoint.head, delivery.message, timestamp, self._store.secrets(endpoint.url))
         if self._show:  # before it is sent, so that what it causes stands below it
             self._show(f"--- attempt {delivery.count + 1} of {delivery.id}: we call {endpoint.url}", ("> ", data, None))
         return data
@@ -362,7 +300,7 @@ class Dispatcher:
 
     def _failed(self, delivery: Delivery, outcome: Exchange) -> None:
         if outcome.error is None and outcome.status == 410:  # it does not want to hear from us again
-            self._gone[delivery.url] = None
+            self._endpoints.gone[delivery.url] = None
             self._housekeeper.wake()
             self._finish(delivery, FAILED)
         elif delivery.message.event == PING or delivery.manual and not delivery.due:
@@ -412,6 +350,7 @@ class Dispatcher:
         """Read the journal: remember what is over, plan what is not."""
         for record in self._journal.read():
             try:
+                self._keys.replay(record)
                 self.history.replay(record)
             except (KeyError, TypeError, ValueError, AttributeError):
                 where = f"{self._journal.path}, line {self._journal.line}"
@@ -429,12 +368,11 @@ class Dispatcher:
             self._endpoints.orphans.setdefault(delivery.url, []).append(delivery)
         elif delivery.state == RETRYING:
             self._postpone(delivery, self._schedule.left(delivery.due))
-        elif delivery.manual:
+        elif delivery.due:  # by hand, before a planned retry
             self._endpoints.rush(delivery)
-            if delivery.due:
-                left = self._schedule.left(delivery.due)
-                delivery.due = self._schedule.clock() + left
-                self._endpoints.postpone(delivery, self._schedule.monotonic() + left)
+            left = self._schedule.left(delivery.due)
+            delivery.due = self._schedule.clock() + left
+            self._endpoints.postpone(delivery, self._schedule.monotonic() + left)
         else:
             self._endpoints.add(delivery)
 

@@ -67,6 +67,7 @@ class Endpoints:
         self._numbers = itertools.count()  # decide between two that are due at the same time
         self.under_way = 0
         self.orphans: dict[str, list[Delivery]] = {}  # by URL: what waits, and no webhook is registered for
+        self.gone: dict[str, None] = {}  # URLs that answered 410, until they are unregistered
 
     def get(self, url: str, urgent: bool = False) -> Endpoint:
         """The endpoint of a URL: for messages, or for pings and redeliveries."""
@@ -75,6 +76,12 @@ class Endpoints:
             endpoint = self._by_url[url, urgent] = Endpoint(url, urgent)
             endpoint.proven = urgent and (url, False) in self._by_url and self._by_url[url, False].proven
         return endpoint
+
+    def has_room(self, url: str, count: int, size: int) -> bool:
+        """Whether one more delivery may wait for a URL, for which so many may wait, with so many bytes."""
+        endpoint = self.get(url)
+        backlog = len(endpoint.waiting) + len(endpoint.retrying)
+        return not backlog or backlog < count and endpoint.size < size
 
     def planned(self, url: str) -> list[Delivery]:
         """What waits for its turn or its time, pings and redeliveries included."""

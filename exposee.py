@@ -1,12 +1,12 @@
 """The exposee: lets integrators register URLs for event types, pings them, and delivers events to them.
 
-    POST   /webhooks/register    {"url", "event_types": [..], "secret"?}
+    POST   /webhooks/register    {"url", "event_types": [..], "secret"?, "old_secret"?}
     DELETE /webhooks/unregister  {"url", "event", "secret"?}
     GET    /ping                 ping every registered URL
     POST   /trigger              {"event", "data"}: deliver an event to all URLs that are registered for it
     POST   /webhooks/ping-back   {"url"}: an integrator confirms a ping
     GET    /  /webhooks  /event-types  /health  /deliveries  /deliveries/{id}  /deliveries/stream
-    POST   /deliveries/{id}/attempts
+    POST   /deliveries/{id}/attempts  /deliveries/attempts
 
 Try:  curl -H 'Content-Type: application/json' -d '{"event": "payment_received", "data": 1}' localhost:3000/trigger
 
@@ -36,18 +36,21 @@ import options
 import strict_json
 from addresses import Guard
 from callers import is_delivery, is_local
-from delivery import Dispatcher, Full, NotPossible
+from delivery import Dispatcher
 from durable import StoreError
 from journal import Journal
-from messages import DELIVERED, PING, PING_DATA, STATES, Delivery, body_of, new_message_id
+from keys import Reused
+from messages import DELIVERED, PING, PING_DATA, STATES, Delivery, Full, NotPossible, body_of, new_message_id
 from retries import RETRY_SCHEDULE
 from rules import (
     Rules,
     check_secret,
     check_url,
+    idempotency_key,
     members,
     permit,
     preferred_wait,
+    recovery,
     shown,
     text,
     url_problem,
@@ -90,6 +93,7 @@ class Exposee:
             "/health": {"GET": self.health},
             "/deliveries": {"GET": self.deliveries},
             "/deliveries/stream": {"GET": self.stream},
+            "/deliveries/attempts": {"POST": self.recover},
             "/deliveries/{id}": {"GET": self.delivery},
             "/deliveries/{id}/attempts": {"POST": self.redeliver},
         }
@@ -97,15 +101,16 @@ class Exposee:
     # The five endpoints of the exercise: for everyone
 
     def register(self, request: Request) -> Answer:
-        body = members(request, "url", "event_types", "secret")
+        body = members(request, "url", "event_types", "secret", "old_secret")
         url, secret = check_url(body.get("url")), check_secret(body.get("secret"))
+        old_secret = check_secret(body.get("old_secret"), "old_secret")
         events = self._rules.check_event_types(body.get("event_types"))
         self._rules.check_destination(request, url)
         self._dispatcher.registered(url)  # before, so that a 410 that came earlier does not undo what is stored now
         with refusals():
-            self._store.register(url, events, secret, permit(request, secret))
+            self._store.register(url, events, secret, permit(request, secret, old_secret))
         self._dispatcher.registered(url)
-        signed = ", signed" if self._store.secret(url) else ""
+        signed = ", signed" if self._store.secrets(url) else ""
         self._say(f"registered for {brief(', '.join(events))}{signed}: {brief(url)}")
         return Answer(200, {"message": f"Webhook registered for: {', '.join(events)}"})
 
@@ -130,7 +135,7 @@ class Exposee:
             raise Problem(503, f"{MAX_PINGS} pings wait for their outcomes already", {"Retry-After": "1"})
         try:
             with refusals():
-                deliveries = self._dispatcher.ping()
+                deliveries = self._dispatcher.on_demand.ping()
             self._dispatcher.history.wait(deliveries, PING_SECONDS)
         finally:
             self._pings.release()
@@ -143,7 +148,7 @@ class Exposee:
         if is_delivery(request):
             endless = "this is a delivery of an exposee: a webhook that leads to /trigger would never end"
             raise Problem(508, f"{endless}; unregister that URL")
-        body = members(request, "event", "data")
+        key, body = idempotency_key(request), members(request, "event", "data")
         event = self._rules.check_event(body.get("event"))
         if "data" not in body:
             raise Problem(422, "data is missing, expected any JSON value")
@@ -151,14 +156,14 @@ class Exposee:
         if len(sent) > MAX_BODY:
             raise Problem(413, f"the deliveries would have bodies over {MAX_BODY:,} bytes")
         with refusals():
-            message = self._dispatcher.trigger(event, sent)
+            message = self._dispatcher.trigger(event, sent, key)
         deliveries = [delivery for delivery in message.deliveries if delivery is not None]
-        seconds = preferred_wait(request)
-        if seconds is not None and self._wait(deliveries, seconds):
+        count, seconds = len(message.deliveries), preferred_wait(request)
+        if seconds is not None and len(deliveries) == count and self._wait(deliveries, seconds):
             answer = self._outcome(request, event, message.id, deliveries)
             answer.headers["Preference-Applied"] = f"wait={seconds:.0f}"
             return answer
-        queued = f"{event} queued for {len(deliveries)} webhook(s)" if deliveries else self._nobody(event)
+        queued = f"{event} queued for {count} webhook(s)" if count else self._nobody(event)
         location = {"Location": f"/deliveries?message={message.id}"}
         return Answer(202, {"message": queued, "id": message.id}, location)
 
@@ -167,7 +172,7 @@ class Exposee:
         if not self._store.has(url):
             raise Problem(404, f"url is not registered: register {shown(url)} first")
         try:
-            self._dispatcher.confirm_ping(url)
+            self._dispatcher.on_demand.confirm_ping(url)
         except NotPossible as error:
             raise Problem(409, self._rules.reason(request, url, str(error))) from None
         self._say(f"ping confirmed: {brief(url)}")
@@ -213,9 +218,16 @@ class Exposee:
         self._rules.owner_only(request)
         delivery = self._find(request)
         with refusals():
-            self._dispatcher.redeliver(delivery)
+            self._dispatcher.on_demand.redeliver(delivery)
         body = {"message": f"one more attempt of {delivery.id} queued", "id": delivery.id}
         return Answer(202, body, {"Location": f"/deliveries/{delivery.id}"})
+
+    def recover(self, request: Request) -> Answer:
+        self._rules.owner_only(request)
+        matches = recovery(members(request, "state", "url", "since"))
+        with refusals():
+            count = self._dispatcher.on_demand.recover(matches)
+        return Answer(202, {"message": f"{count} deliveries will be attempted once more", "deliveries": count})
 
     def stream(self, request: Request) -> Answer:
         self._rules.owner_only(request)
@@ -281,6 +293,8 @@ def refusals() -> Iterator[None]:
         raise Problem(503, str(error), {"Retry-After": "5"}) from None
     except NotPossible as error:
         raise Problem(409, str(error)) from None
+    except Reused as error:
+        raise Problem(422, str(error)) from None
 
 
 # --- the command line ----------------------------------------------------------------------------------------

@@ -154,6 +154,9 @@ class History:
             return None
         return delivery if delivery and delivery.id == delivery_id else None
 
+    def message(self, message_id: str) -> Message | None:
+        return self._messages.get(message_id)
+
     def open_deliveries(self) -> Iterator[Delivery]:
         """Those that are not over; they may end meanwhile."""
         for message in list(self._messages.values()):

@@ -17,6 +17,7 @@ from durable import Fsync, StoreError, replacement
 from messages import is_secret
 
 Check = Callable[[str], str | None]  # returns the fault of a URL, or None
+Former = tuple[str, float]  # a secret that was replaced, and the Unix time when it ends
 MEND = "mend it, or name another --store"
 MAX_EDITS = 100  # that are kept
 
@@ -34,13 +35,19 @@ def read_webhooks(path: Path, check: Check) -> list[tuple[str, str]]:
     return [(entry["url"], entry["event"]) for entry in entries]
 
 
-def read_secrets(path: Path) -> dict[str, str]:
-    """The secrets by URL; none if there is no file. No error shows a secret."""
-    secrets: dict[str, str] = _read(path, {}, "not an object of secrets by URL")[1] if path.exists() else {}
-    for url, secret in secrets.items():
-        if not is_secret(secret):
+def read_secrets(path: Path) -> tuple[dict[str, str], dict[str, list[Former]]]:
+    """The secrets by URL, and the former ones of a URL; none if there is no file. No error shows a secret."""
+    secrets: dict[str, str] = {}
+    former: dict[str, list[Former]] = {}
+    for url, value in _read(path, {}, "not an object of secrets by URL")[1].items() if path.exists() else ():
+        secrets[url], *others = value if isinstance(value, list) and len(value) > 1 else [value]
+        for other in others:
+            match other:
+                case [str(old), int() | float() as end] if is_secret(old):
+                    former.setdefault(url, []).append((old, float(end)))
+        if not is_secret(secrets[url]) or len(former.get(url, ())) != len(others):
             raise StoreError(f"{path}: the secret of {url} is not whsec_ and base64 of 24 to 64 bytes; {MEND}")
-    return secrets
+    return secrets, former
 
 
 def _read(path: Path, empty: Any, fault: str) -> tuple[str, Any]:

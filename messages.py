@@ -34,6 +34,14 @@ STATES = (PENDING, DELIVERING, RETRYING, DELIVERED, FAILED, CANCELLED)
 OPEN = (PENDING, DELIVERING, RETRYING)
 
 
+class NotPossible(Exception):
+    """This cannot be done now; str() says why."""
+
+
+class Full(Exception):
+    """There is no room for this now; str() says what is full."""
+
+
 class Attempt:
     """One HTTP request of a delivery. `time` is when it began (Unix), `duration` in seconds; `error` is None
     exactly when a whole answer came. `exchange` has the bytes that passed, until they are forgotten."""
@@ -165,15 +173,15 @@ def body_of(event: str, data: bytes) -> bytes:
 PING_BODY = body_of(PING, to_json(PING_DATA).encode())
 
 
-def request(head: bytes, message: Message, timestamp: int, secret: str | None) -> bytes:
-    """The request of an attempt. `head` is the part that depends on the URL only."""
+def request(head: bytes, message: Message, timestamp: int, secrets: list[str]) -> bytes:
+    """The request of an attempt. `head` is the part that depends on the URL only; no secrets, no signature."""
     return b"%b%bContent-Length: %d\r\nwebhook-id: %b\r\nwebhook-timestamp: %d\r\n%b\r\n%b" % (
         head,
         FIELDS,
         len(message.body),
         message.id.encode(),
         timestamp,
-        sign(secret, message.id, timestamp, message.body) if secret else b"",
+        sign(secrets, message.id, timestamp, message.body) if secrets else b"",
         message.body,
     )
 
@@ -195,13 +203,14 @@ def signing_key(secret: str) -> bytes:
     return base64.b64decode(secret.removeprefix("whsec_"))
 
 
-def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> bytes:
-    """The two signature fields of a delivery, over exactly the bytes that are sent.
+def sign(secrets: list[str], message_id: str, timestamp: int, body: bytes) -> bytes:
+    """The two signature fields of a delivery, over exactly the bytes that are sent; the newest secret comes first.
 
     Standard Webhooks signs id, time and body (so that an old request cannot be replayed as a new one), with the
-    decoded key; GitHub signs the body only, with the secret as it is written.
+    decoded key, and takes a list, so that a receiver may still have an old secret; GitHub signs the body only, with the
+    secret as it is written, and takes one signature.
     """
     content = f"{message_id}.{timestamp}.".encode() + body
-    standard = base64.b64encode(hmac.digest(signing_key(secret), content, "sha256"))
-    github = hmac.digest(secret.encode(), body, "sha256").hex()
-    return b"webhook-signature: v1," + standard + b"\r\nX-Hub-Signature-256: sha256=" + github.encode() + b"\r\n"
+    standard = [b"v1," + base64.b64encode(hmac.digest(signing_key(secret), content, "sha256")) for secret in secrets]
+    github = hmac.digest(secrets[0].encode(), body, "sha256").hex().encode()
+    return b"webhook-signature: %b\r\nX-Hub-Signature-256: sha256=%b\r\n" % (b" ".join(standard), github)

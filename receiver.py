@@ -16,10 +16,8 @@ from __future__ import annotations
 import terminal  # isort: skip  # first, so that a Ctrl-C during the other imports is no traceback
 
 import argparse
-import base64
 import json
 import os
-import secrets
 import threading
 import time
 import traceback
@@ -29,7 +27,7 @@ from typing import Any
 import options
 from inbox import Entry, Inbox
 from misbehaving import Misbehaviour
-from register_webhook import reason, send
+from register_webhook import new_secret, reason, send
 from server import Explained, Routes, Server, stop_on_signals
 from verifying import key_of, verify
 from wire import Answer, Request
@@ -147,10 +145,10 @@ def ping_back(
 
 
 class NewSecret(argparse.Action):
-    """Print a secret for Standard Webhooks, 32 random bytes, and end, whatever WEBHOOK_SECRET has."""
+    """Print a new secret and end, whatever WEBHOOK_SECRET has."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        terminal.say("whsec_" + base64.b64encode(secrets.token_bytes(32)).decode())
+        terminal.say(new_secret())
         parser.exit()
 
 

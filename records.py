@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from messages import DELIVERING, PENDING, STATES, Attempt, Delivery, Message, to_json
 
 
-def message_record(message: Message, urls: list[str]) -> bytes:
+class Use(NamedTuple):
+    """What an Idempotency-Key was used for: how many deliveries, and a fingerprint of their body."""
+
+    key: str
+    deliveries: int
+    fingerprint: str
+
+
+def message_record(message: Message, urls: list[str], use: Use | None = None) -> bytes:
     """A message and its URLs. An empty URL stands for a delivery that is forgotten."""
+    more = f', "key": {json.dumps(use)}' if use else ""
     body = to_json(message.body.decode())  # as a text: what is sent again are the same bytes
     return (
         f'{{"message": "{message.id}", "event": "{message.event}", "time": {message.time!r}, '
-        f'"urls": {json.dumps(urls)}, "body": {body}}}\n'
+        f'"urls": {json.dumps(urls)}, "body": {body}{more}}}\n'
     ).encode()
 
 

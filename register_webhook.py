@@ -1,7 +1,7 @@
 """The integrator's script: registers a receiver's URL at an exposee, and unregisters it.
 
     python register_webhook.py --events payment_received,invoice_completed
-    python register_webhook.py --ping | --ping-back | --unregister
+    python register_webhook.py --ping | --ping-back | --unregister | --rotate-secret
 
 It sends one request (with --unregister, one for each event) and prints the answer. Exit code 0; 1 when the exposee
 refused or could not be reached, or when no ping was delivered; 2 when an option made no sense.
@@ -12,10 +12,12 @@ from __future__ import annotations
 import terminal  # isort: skip  # first, so that a Ctrl-C during the other imports is no traceback
 
 import argparse
+import base64
 import http.client
 import json
 import os
 import re
+import secrets
 import socket
 import sys
 import urllib.parse
@@ -52,7 +54,23 @@ def calls(chosen: argparse.Namespace) -> list[tuple[str, str, str, Any]]:
         return [("Ping-back", "POST", "/webhooks/ping-back", {"url": url})]
     if chosen.unregister:
         return [("Unregister", "DELETE", "/webhooks/unregister", {"url": url, "event": e, **secret}) for e in events]
+    if chosen.rotate_secret:
+        secret = {"secret": chosen.rotate_secret, **({"old_secret": chosen.secret} if chosen.secret else {})}
     return [("Register", "POST", "/webhooks/register", {"url": url, "event_types": events, **secret})]
+
+
+def new_secret() -> str:
+    """A secret for Standard Webhooks: 32 random bytes."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def rotated(status: int) -> str:
+    """Which secret the exposee has after it was sent a new one, by the status of its answer, 0 without any."""
+    if 200 <= status < 300:
+        return "The new secret signs now, and the old one as well for a day: restart the receiver with the new one"
+    if 400 <= status < 500:
+        return "nothing has changed: the exposee has the secret that it had before"
+    return "the exposee may have the new secret or not: repeat this with --rotate-secret and the new secret, to be sure"
 
 
 def send(method: str, url: str, body: Any, transcript: terminal.Printer | None = None) -> tuple[int, str]:
@@ -139,6 +157,8 @@ def parser() -> argparse.ArgumentParser:
     add("--secret", type=secret, default=env.get("WEBHOOK_SECRET"), help=hidden)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--unregister", action="store_true", help="unregister the events instead")
+    rotate = "register again with a new secret, or with the one given here; --secret is the old one"
+    what.add_argument("--rotate-secret", nargs="?", const=new_secret(), type=secret, metavar="NEW", help=rotate)
     what.add_argument("--ping", action="store_true", help="ping all registered URLs instead")
     what.add_argument("--ping-back", action="store_true", help="confirm a ping to the URL instead")
     add("--json", action="store_true", help="with --ping: print the answer as it came")
@@ -151,19 +171,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen, code = parser().parse_args(argv), 0
     if not chosen.ping and (warning := far_away(chosen.url, chosen.exposee)):
         terminal.say(warning, stream=sys.stderr)
+    if chosen.rotate_secret:
+        terminal.say(f"New secret: {chosen.rotate_secret}")  # before it is sent, so that it is never lost
     for title, method, path, body in calls(chosen):
         transcript = terminal.Printer() if chosen.raw else None
         status, text = send(method, chosen.exposee.rstrip("/") + path, body, transcript)
         if transcript:
             transcript.close()
+        after = [rotated(status)] if chosen.rotate_secret else []
         if 200 <= status < 300:
             response = f"{title} Response: {status} {text}"
-            terminal.say(*outcomes(text) if chosen.ping and not chosen.json else [response])
+            terminal.say(*(outcomes(text) if chosen.ping and not chosen.json else [response]), *after)
             if chosen.ping and re.match("Ping delivered to 0 |nobody ", outcomes(text)[0]):
                 code = 1
             continue
         what = f"Unregister of {body['event']}" if title == "Unregister" else title.replace("Register", "Registration")
-        terminal.say(f"{what} failed: {reason(status, text)}", stream=sys.stderr)
+        terminal.say(f"{what} failed: {reason(status, text)}", *after, stream=sys.stderr)
         code = 1
         if not status:
             break  # the next request would meet the same

@@ -5,6 +5,7 @@ What owners and strangers (callers.py) may do is decided in exposee.py, and told
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import re
@@ -12,11 +13,12 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 from addresses import Guard, literal, spelled
 from callers import carries, is_local
-from messages import is_secret
+from messages import CANCELLED, FAILED, Delivery, is_secret
 from wire import Problem, Request
 
 STRANGER_RATE, STRANGER_BURST = 10.0, 50.0  # pings and triggers of all strangers: a second, and in a row
@@ -28,15 +30,18 @@ URL = re.compile(r"https?://(\[[0-9a-f]*:[0-9a-f:.]*(?<!\.)\]|[a-z0-9_.-]+)(?::(
 LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # RFC 1123, 2.1; and _, which some networks use
 NAME = re.compile(rf"(?:{LABEL}\.)*(?!(?:\d+|0x[0-9a-f]*)$){LABEL}", re.IGNORECASE)  # it does not end in a number
 WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[,;]|$)", re.IGNORECASE)
+KEY = re.compile(r'"([ !#-\[\]-~]{1,255})"|([!#-+\--\[\]-~]{1,255})')
 
 
-def permit(request: Request, carried: str | None) -> Callable[[str | None], None]:
-    """A function that refuses changes of a URL with a secret to strangers who do not carry it."""
+def permit(request: Request, *carried: str | None) -> Callable[[str | None], None]:
+    """A function that refuses changes of a URL with a secret to strangers who do not carry it; a former one is none."""
 
     def check(secret: str | None) -> None:
-        known = carried is not None and secret is not None and hmac.compare_digest(secret.encode(), carried.encode())
-        if not (known or secret is None or is_local(request)):
-            raise Problem(403, "this url has a secret: send the same one as secret to change its webhooks")
+        if secret is None or is_local(request):
+            return
+        if not any(hmac.compare_digest(secret.encode(), it.encode()) for it in carried if it is not None):
+            how = "send the same one as secret to change its webhooks, as old_secret to replace it by a new one"
+            raise Problem(403, f"this url has a secret: {how}")
 
     return check
 
@@ -162,10 +167,10 @@ def check_url(value: Any) -> str:
     return str(value)
 
 
-def check_secret(value: Any) -> str | None:
+def check_secret(value: Any, name: str = "secret") -> str | None:
     """A webhook's secret, or None. The value is never shown."""
     if value is not None and not is_secret(value):
-        raise Problem(422, "secret is not whsec_ and base64 of 24 to 64 bytes: make one with receiver.py --new-secret")
+        raise Problem(422, f"{name} is not whsec_ and base64 of 24 to 64 bytes: make one with receiver.py --new-secret")
     return value  # type: ignore[no-any-return]
 
 
@@ -173,3 +178,33 @@ def preferred_wait(request: Request) -> float | None:
     """The seconds of `Prefer: wait=N` (RFC 7240, 4.3), MAX_WAIT at most; None without."""
     match = WAIT.search(request.headers.get("prefer", ""))
     return min(float(match[1]), MAX_WAIT) if match else None
+
+
+def idempotency_key(request: Request) -> str:
+    """The value of Idempotency-Key (draft-ietf-httpapi-idempotency-key-header, 2.1); "" if there is none."""
+    value = request.headers.get("idempotency-key")
+    match = KEY.fullmatch(value or "")
+    if value is not None and not match:
+        raise Problem(400, "Idempotency-Key is malformed, expected 1 to 255 visible ASCII characters, quoted or not")
+    return (match[1] or match[2]) if match else ""
+
+
+def recovery(body: dict[str, Any]) -> Callable[[Delivery], bool]:
+    """Whether a delivery is to be attempted once more, by {"state"?, "url"?, "since"?}; `since` is of its message."""
+    if not body or body.keys() - {"state", "url", "since"}:
+        raise Problem(422, f"the members are {shown(sorted(body))}, expected one or more of state, url, since")
+    state, url = body.get("state", FAILED), text(body, "url") if "url" in body else None
+    if state not in (FAILED, CANCELLED):
+        raise Problem(422, f"state is {shown(state)}, expected {FAILED} or {CANCELLED}")
+    since = unix_time(body["since"]) if "since" in body else 0.0
+    return lambda it: it.state == state and url in (None, it.url) and it.message.time >= since
+
+
+def unix_time(value: Any) -> float:
+    """Unix time, or ISO 8601, which is UTC unless it says otherwise."""
+    if type(value) in (int, float):
+        return float(value)
+    with contextlib.suppress(ValueError, OverflowError):
+        found = datetime.fromisoformat(str(value).replace("Z", "+00:00"))  # Python 3.10 knows no Z
+        return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
+    raise Problem(422, f"since is {shown(value)}, expected Unix time, or ISO 8601 such as 2025-01-31T12:00:00Z")

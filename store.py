@@ -9,17 +9,22 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from durable import Fsync, GroupCommit, StoreError, open_locked, opening, replacement, sync_directory
-from loading import Check, Edits, mark, read_secrets, read_webhooks
+from loading import Check, Edits, Former, mark, read_secrets, read_webhooks
 
 MAX_WEBHOOKS = 200_000
 CHUNK = 65_536  # bytes of webhooks.json that are copied to add a line; to copy all takes twice as long, at 100,000
+OVERLAP = 86_400.0  # seconds in which a secret that was replaced signs as well
+MAX_FORMER = 3  # such secrets of a URL; beyond them the oldest ends at once
 MAX_BYTES = 33_554_432  # of webhooks.json: 200,000 URLs of 2,048 characters would have 420 MB, and more in memory
 
+Clock = Callable[[], float]  # gives Unix time
 Permit = Callable[[str | None], None]  # gets the secret that a URL has, and raises to forbid a change
 
 
@@ -29,11 +34,16 @@ class _Snapshot:
     def __init__(self, lines: dict[str, dict[str, bytes]], secrets: dict[str, str], chunks: list[bytes]) -> None:
         self.lines = lines  # of webhooks.json, by event type and URL
         self.secrets = secrets  # by URL; one without a webhook stays: an edit may have a typo
+        self.former: dict[str, list[Former]] = {}  # by URL: what was replaced within a day, the newest first
         self.chunks = chunks  # the lines, joined: a registration adds to the last; none after a removal
 
-    def copy(self) -> _Snapshot:
+    def copy(self, now: float) -> _Snapshot:
+        """The same to change, without former secrets whose time is over."""
         lines = {event: urls.copy() for event, urls in self.lines.items()}
-        return _Snapshot(lines, self.secrets.copy(), self.chunks.copy())
+        staged = _Snapshot(lines, self.secrets.copy(), self.chunks.copy())
+        left = {url: [it for it in former if it[1] > now] for url, former in self.former.items()}
+        staged.former = {url: former for url, former in left.items() if former}
+        return staged
 
     def has(self, url: str) -> bool:
         return any(url in urls for urls in self.lines.values())
@@ -53,7 +63,7 @@ class _Snapshot:
 
     def add(self, url: str, event: str) -> None:
         if not self.has(url):
-            self.secrets.pop(url, None)  # one that was left in the file is not for whoever registers the URL now
+            self._forget_secrets(url)  # one that was left in the file is not for whoever registers the URL now
         line = self.lines.setdefault(event, {})[url] = _line(url, event)
         if self.chunks:
             if len(self.chunks[-1]) > CHUNK:
@@ -65,8 +75,23 @@ class _Snapshot:
         if gone:
             self.chunks = []
         if gone and not self.has(url):
-            self.secrets.pop(url, None)
+            self._forget_secrets(url)
         return len(gone)
+
+    def replace_secret(self, url: str, secret: str, end: float) -> None:
+        """The secret that the URL has had signs as well until `end`. Nobody knows which of them its receiver has."""
+        old, self.secrets[url] = self.secrets.get(url, secret), secret
+        if old != secret:
+            former = [(old, end), *(it for it in self.former.get(url, ()) if it[0] != secret)]
+            self.former[url] = former[:MAX_FORMER]
+
+    def _forget_secrets(self, url: str) -> None:
+        self.secrets.pop(url, None)
+        self.former.pop(url, None)
+
+    def stored_secrets(self) -> dict[str, Any]:
+        """The secrets' file: a secret by URL, or a list of it and of the former ones, each with its end."""
+        return self.secrets | {url: [self.secrets[url], *former] for url, former in self.former.items()}
 
     @property
     def size(self) -> int:
@@ -102,10 +127,11 @@ class WebhookStore:
         check: Check = lambda url: None,
         fsync: Fsync = os.fsync,
         log: Callable[[str], None] = lambda line: None,
+        clock: Clock = time.time,
     ) -> None:
         self.path = Path(os.path.realpath(path))  # a link stays a link, and all links to a file lead to one lock
         self._secrets_path = self.path.with_suffix(".secrets.json")
-        self._fsync = fsync
+        self._fsync, self._clock = fsync, clock
         self._changes: GroupCommit[Change, int] = GroupCommit(self._write)
         self._stale = set[Path]()  # the files in which a failed change has left something
         with opening(self.path.parent, "cannot be made a folder"):
@@ -128,7 +154,7 @@ class WebhookStore:
             self._snapshot.add(url, event)
         if self._snapshot.size > MAX_BYTES:
             raise StoreError(f"{self.path} would have more than {MAX_BYTES:,} bytes, the limit; name another --store")
-        self._snapshot.secrets = read_secrets(self._secrets_path)
+        self._snapshot.secrets, self._snapshot.former = read_secrets(self._secrets_path)
 
     def webhooks(self) -> list[dict[str, str]]:
         """All webhooks, by event type, as in the file."""
@@ -146,8 +172,12 @@ class WebhookStore:
     def registered(self, url: str, event: str) -> bool:
         return self._snapshot.registered(url, event)
 
-    def secret(self, url: str) -> str | None:
-        return self._snapshot.secret(url)
+    def secrets(self, url: str) -> list[str]:
+        """What signs the deliveries to a URL: its secret, and those that it has had within a day, the newest first."""
+        snapshot = self._snapshot
+        if not (secret := snapshot.secret(url)):
+            return []
+        return [secret, *(old for old, end in snapshot.former.get(url, ()) if end > self._clock())]
 
     def count(self) -> int:
         return self._snapshot.count()
@@ -168,7 +198,7 @@ class WebhookStore:
             for event in missing:
                 staged.add(url, event)
             if secret is not None:
-                staged.secrets[url] = secret
+                staged.replace_secret(url, secret, self._clock() + OVERLAP)
             return len(missing)
 
         self._changes.commit(change)
@@ -192,7 +222,7 @@ class WebhookStore:
     def _write(self, group: list[Change]) -> list[int | Exception]:
         """Stage a group of changes, write the files, swap the snapshot."""
         self._put_back()
-        staged, outcomes = self._snapshot.copy(), list[int | Exception]()
+        staged, outcomes = self._snapshot.copy(self._clock()), list[int | Exception]()
         for change in group:
             try:
                 outcomes.append(change(staged))
@@ -214,26 +244,27 @@ class WebhookStore:
 
         So there are three steps: secrets for the old entries and for the new ones; the entries; the new ones' alone.
         """
-        old = between = self._snapshot.secrets
-        if new.secrets != old:
-            between = {url: old[url] for url in old if self.has(url)} | new.secrets
+        old, wanted = self._snapshot.stored_secrets(), new.stored_secrets()
+        between = old
+        if wanted != old:
+            between = {url: old[url] for url in old if self.has(url)} | wanted
         if between != old:
             self._write_secrets(between)
         if changed:
             self._write_webhooks(new)
-        if new.secrets != between:
-            self._write_secrets(new.secrets)
+        if wanted != between:
+            self._write_secrets(wanted)
         self._stale.clear()
 
     def _put_back(self) -> None:
         """Write the snapshot to the files in which a failed change has left something."""
         if self._secrets_path in self._stale:
-            self._write_secrets(self._snapshot.secrets)
+            self._write_secrets(self._snapshot.stored_secrets())
         if self.path in self._stale:
             self._write_webhooks(self._snapshot)
         self._stale.clear()
 
-    def _write_secrets(self, secrets: dict[str, str]) -> None:
+    def _write_secrets(self, secrets: dict[str, Any]) -> None:
         text = json.dumps(secrets, separators=(",\n", ": ")).encode()
         with replacement(self._secrets_path, [text, b"\n"], self._fsync, 0o600):
             self._stale.add(self._secrets_path)
@@ -248,9 +279,16 @@ class WebhookStore:
         sync_directory(self.path, self._fsync)
 
     def repair(self) -> None:
-        """Put back the files that a failed change has left on the disk, if the disk lets us; never raises."""
-        with contextlib.suppress(OSError), self._changes.turn():
-            self._put_back()
+        """Put back the files that a failed change has left on the disk, if the disk lets us; never raises.
+
+        And remove the former secrets whose time is over from the file.
+        """
+        now = self._clock()
+        with contextlib.suppress(OSError, StoreError):
+            if any(end <= now for former in self._snapshot.former.values() for _, end in former):
+                self._changes.commit(lambda staged: 0)
+            with self._changes.turn():
+                self._put_back()
 
     def close(self) -> None:
         """Let another process have the files."""

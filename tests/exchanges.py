@@ -27,7 +27,7 @@ TITLES = {  # RFC 9110, 15: Python's own phrases differ between its versions
 
 # The facts: for what {url} is registered, and what has been sent to it
 A, B = "payment_received", "invoice_completed"
-PINGED, CONFIRMED, TRIGGERED = "pinged", "confirmed", "triggered"
+PINGED, CONFIRMED, TRIGGERED, KEYED = "pinged", "confirmed", "triggered", "triggered with a key"
 
 
 class Like(str):
@@ -138,6 +138,8 @@ EVENT = {"event": A, "data": {"amount": 100}}
 ENTRY_A, ENTRY_B = {"url": "{url}", "event": A}, {"url": "{url}", "event": B}
 NOT_A_URL = "expected an absolute http or https URL"
 REGISTER, UNREGISTER, PING_BACK = "/webhooks/register", "/webhooks/unregister", "/webhooks/ping-back"
+RECOVER = "/deliveries/attempts"
+KEY = {"Idempotency-Key": '"8e03978e-40d5-43dd-bc93-6894a57f9324"'}
 
 
 def refused(name: str, path: str, body: Any, status: int, detail: str, method: str = "POST", **more: Any) -> Exchange:
@@ -170,6 +172,10 @@ EXCHANGES = [
     refused(
         "register with a bad secret", REGISTER, {**REGISTRATION, "secret": "mellon"}, 422,
         begins("secret is not whsec_ and base64 of 24 to 64 bytes"),
+    ),
+    refused(
+        "replace a secret by a bad old one", REGISTER, {**REGISTRATION, "old_secret": "mellon"}, 422,
+        begins("old_secret is not whsec_ and base64 of 24 to 64 bytes"),
     ),
     refused(
         "register a private destination through a tunnel", REGISTER,
@@ -258,6 +264,19 @@ EXCHANGES = [
         "trigger an unknown event", "/trigger", {"event": "lunch", "data": 1}, 422,
         f'event is "lunch", expected one of {KNOWN}',
     ),
+    Exchange(
+        "trigger with a key, once or more", "POST", "/trigger", 202,
+        {"message": f"{A} queued for 1 webhook(s)", "id": MESSAGE}, EVENT, headers=KEY,
+        answer_headers={"Location": LOCATION}, needs=(A,), adds=(TRIGGERED, KEYED),
+    ),
+    refused(
+        "trigger another event with the same key", "/trigger", {"event": A, "data": None}, 422,
+        begins("this Idempotency-Key was used with another event or data"), headers=KEY, needs=(A, KEYED),
+    ),
+    refused(
+        "trigger with a malformed key", "/trigger", EVENT, 400, begins("Idempotency-Key is malformed"),
+        headers={"Idempotency-Key": "a b"},
+    ),
     refused("trigger a ping", "/trigger", PING_EVENT, 422, f'event is "ping", expected one of {KNOWN}'),
     refused("trigger without data", "/trigger", {"event": A}, 422, "data is missing, expected any JSON value"),
     refused(
@@ -300,6 +319,21 @@ EXCHANGES = [
         "redeliver an unknown delivery", f"/deliveries/{DELIVERY}/attempts", None, 404,
         begins(f"there is no delivery {DELIVERY}"),
     ),
+    Exchange(
+        "recover what has failed", "POST", RECOVER, 202,
+        {"message": "0 deliveries will be attempted once more", "deliveries": 0}, {"url": "{url}"},
+    ),
+    refused(
+        "recover without a filter", RECOVER, {}, 422, "the members are [], expected one or more of state, url, since"
+    ),
+    refused(
+        "recover what was delivered", RECOVER, {"state": "delivered"}, 422,
+        'state is "delivered", expected failed or cancelled',
+    ),
+    refused(
+        "recover through a tunnel", RECOVER, {"state": "failed"}, 403, begins("for local callers only"),
+        headers=STRANGER,
+    ),
     refused(
         "ask for what is not there", "/nothing", None, 404, begins("there is no /nothing"), "GET"
     ),
@@ -311,4 +345,5 @@ BROUGHT_ABOUT_BY = {
     B: BY_NAME["register for two event types"],
     PINGED: BY_NAME["ping"],
     CONFIRMED: BY_NAME["ping-back"],
+    KEYED: BY_NAME["trigger with a key, once or more"],
 }

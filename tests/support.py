@@ -395,7 +395,7 @@ class Desk:
 
     def open(self, folder: Path) -> None:
         self.folder = folder
-        self.store = WebhookStore(folder / "webhooks.json")
+        self.store = WebhookStore(folder / "webhooks.json", clock=self.clock)
         self.journal = Journal(folder / JOURNAL)
         self.dispatcher = _CountingDispatcher(self.store, self.journal, **self.options)
         self.dispatcher.start()
@@ -462,7 +462,7 @@ class Desk:
     def redelivering(self, delivery: Delivery, then: Exchange | None = None) -> Iterator[None]:
         """A redelivery is under way until this ends."""
         with self.blocked(then):
-            self.dispatcher.redeliver(delivery)
+            self.dispatcher.on_demand.redeliver(delivery)
             self.under_way(delivery)
             yield
 

@@ -24,7 +24,7 @@ from support import SECONDS, Listener, Pair, Program
 
 LOOPBACK = re.compile(r"http://127\.0\.0\.1:\d+/")
 NUMBERS = itertools.count()
-TOLD_APART_BY = ("Prefer", "X-Forwarded-For", "Content-Type")  # headers on which an answer depends
+TOLD_APART_BY = ("Prefer", "X-Forwarded-For", "Content-Type", "Idempotency-Key")  # headers on which an answer depends
 
 
 class Fake:

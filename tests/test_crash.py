@@ -96,6 +96,27 @@ def test_what_was_answered_with_202_arrives_whenever_it_is_killed(tmp_path: Path
     print(f"50 kills, {len(accepted):,} accepted, {len(arrived):,} arrived, {more / len(arrived):.1%} of them again")
 
 
+def test_a_client_that_was_not_answered_repeats_its_key_and_makes_no_second_message(tmp_path: Path) -> None:
+    """Killed when the message was on the disk and its 202 perhaps on the way."""
+    with Listener() as receiver:
+        write_store(tmp_path, receiver.url())
+        body = json.dumps({"event": EVENT, "data": 1}).encode()
+        asked, ids = request("POST", "/trigger", body, Idempotency_Key='"once"'), set()
+        with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee, Client(port_of(exposee)) as client:
+            client.send(asked)
+            eventually(lambda: b'"once"' in (tmp_path / JOURNAL).read_bytes(), "the record of the message")
+            exposee.process.kill()
+        for _ in range(2):
+            with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee, Client(port_of(exposee)) as client:
+                for _ in range(2):
+                    answer = client.ask(asked)
+                    assert answer.status == 202
+                    ids.add(answer.json()["id"])
+                eventually(lambda: b'"waiting": 0' in client.ask(request("GET", "/health")).body)
+                exposee.process.kill()
+        assert set(received(receiver)) == ids and len(ids) == 1
+
+
 def test_the_first_line_is_the_url_whatever_waits(tmp_path: Path, listener: Listener) -> None:
     """A start with a backlog delivers at once, and says so, but not before it has said where it is."""
     write_store(tmp_path, *(listener.url(f"/{number}") for number in range(50)))

@@ -732,8 +732,29 @@ def test_url_with_a_secret_is_changed_by_those_who_carry_it(pair: Pair) -> None:
     assert pair.call("DELETE", UNREGISTER, {"url": HOOK, "event": A}).status == 200
 
 
+def test_a_stranger_replaces_a_secret_by_carrying_the_old_one(pair: Pair) -> None:
+    def rotate(**secrets: str) -> Response:
+        return pair.call("POST", REGISTER, {"url": HOOK, "event_types": [A], **secrets}, **TUNNEL)
+
+    def unregister(secret: str) -> int:
+        return pair.call("DELETE", UNREGISTER, {"url": HOOK, "event": A, "secret": secret}, **TUNNEL).status
+
+    third = "whsec_" + base64.b64encode(bytes(32)).decode()
+    pair.register(HOOK, A, secret=SECRET)
+    for wrong in ({}, {"old_secret": OTHER_SECRET}, {"old_secret": third}):
+        assert is_problem(rotate(secret=OTHER_SECRET, **wrong), 403, "old_secret")
+    assert is_problem(rotate(secret=OTHER_SECRET, old_secret=SECRET[:-1]), 422, "old_secret is not whsec_")
+    assert pair.store.secrets(HOOK) == [SECRET]
+    for _ in range(2):  # the answer may have been lost: the same once more is no harm
+        assert rotate(secret=OTHER_SECRET, old_secret=SECRET).status == 200
+    assert pair.store.secrets(HOOK) == [OTHER_SECRET, SECRET]
+    assert is_problem(rotate(secret=third, old_secret=SECRET), 403), "the old one signs, but permits nothing"
+    assert unregister(SECRET) == 403
+    assert unregister(OTHER_SECRET) == 200 and pair.store.secrets(HOOK) == []
+
+
 def test_secret_is_shown_nowhere(tmp_path: Path, listener: Listener) -> None:
-    body = {"url": listener.url(), "event_types": [A], "secret": SECRET}
+    body = {"url": listener.url(), "event_types": [A], "secret": SECRET, "old_secret": OTHER_SECRET}
     with Program("exposee.py", "--port", "0", "--raw", cwd=tmp_path) as program:
         ask = Caller(program.port).call
         seen = [ask("POST", REGISTER, body), Caller(program.port).trigger(A, Prefer="wait=5")]

@@ -40,7 +40,7 @@ def test_body_is_exactly_event_and_data_as_it_is_spelled(data: str) -> None:
 
 def test_every_message_says_its_length_type_and_id() -> None:
     message = a_delivery().message
-    names = fields(messages.request(b"POST / HTTP/1.1\r\n", message, 1_614_265_330, None))
+    names = fields(messages.request(b"POST / HTTP/1.1\r\n", message, 1_614_265_330, []))
     assert names["content-length"] == str(len(message.body))
     assert names["content-type"] == "application/json"
     assert names["webhook-id"] == message.id
@@ -131,10 +131,16 @@ def test_only_pings_can_be_confirmed(event: str, shown: bool) -> None:
 
 def test_signatures_of_both_dialects_cover_the_bytes_sent() -> None:
     body = b'{"event": "ping",   "data": "\xc3\xbc"}'
-    lines = messages.sign(SECRET, "msg_1", 1_700_000_000, body).decode().split("\r\n")
-    standard = hmac.new(bytes(range(32)), b"msg_1.1700000000." + body, hashlib.sha256).digest()
+    old = "whsec_" + base64.b64encode(bytes(24)).decode()
+    content = b"msg_1.1700000000." + body
+    digests = [hmac.new(key, content, hashlib.sha256).digest() for key in (bytes(range(32)), bytes(24))]
+    new, former = (f"v1,{base64.b64encode(digest).decode()}" for digest in digests)
+    alone = messages.sign([SECRET], "msg_1", 1_700_000_000, body).decode().split("\r\n")
+    assert alone[0] == f"webhook-signature: {new}"
+    lines = messages.sign([SECRET, old], "msg_1", 1_700_000_000, body).decode().split("\r\n")
+    assert lines[1:] == alone[1:], "GitHub's field has the new one only"
     assert lines == [
-        f"webhook-signature: v1,{base64.b64encode(standard).decode()}",
+        f"webhook-signature: {new} {former}",
         f"X-Hub-Signature-256: sha256={hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()}",
         "",
     ]

@@ -116,7 +116,7 @@ def test_the_script_and_the_exposee_understand_each_other(
     ran = Ran(capsys, *here, "--secret", SECRET)
     message = "Webhook registered for: payment_received, invoice_completed"
     assert ran.out == f'Register Response: 200 {{"message": "{message}"}}\n'
-    assert pair.store.secret(listener.url()) == SECRET
+    assert pair.store.secrets(listener.url()) == [SECRET]
 
     ran = Ran(capsys, *here, "--ping-back")
     assert (ran.code, ran.out) == (1, "") and ran.err.startswith("Ping-back failed: 409 there is no ping")
@@ -395,6 +395,53 @@ def test_a_name_that_there_is_not_is_named(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     ran = Ran(capsys, "--exposee", "http://no.such.example")
     assert ran.code == 1 and "the host name was not found" in ran.err and "http://no.such.example/" in ran.err
+
+
+# --- another secret ---------------------------------------------------------------------------------------------
+
+
+def test_rotating_prints_the_new_secret_and_what_to_do_next(
+    pair: Pair, listener: Listener, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = ("--exposee", pair.url, "--url", listener.url(), "--secret", SECRET)
+    Ran(capsys, *here)
+    ran = Ran(capsys, *here, "--rotate-secret")
+    first, answered, then = ran.out.splitlines()
+    new = first.removeprefix("New secret: ")
+    assert (ran.code, ran.err) == (0, "") and answered.startswith("Register Response: 200 ")
+    assert "restart the receiver" in then and "a day" in then
+    assert pair.store.secrets(listener.url()) == [new, SECRET]
+    assert Ran(capsys, *here, "--rotate-secret", new).code == 0  # again, as if the answer had been lost
+    assert pair.store.secrets(listener.url()) == [new, SECRET]
+
+
+@pytest.mark.parametrize(
+    "reply, words",
+    [
+        (answer({"detail": "no"}, "403 No"), "nothing has changed"),
+        (answer({"detail": "full"}, "503 No"), "may have the new secret or not"),
+        (b"", "may have the new secret or not"),
+    ],
+    ids=["refused", "not stored", "no answer"],
+)
+def test_a_rotation_that_fails_says_which_secret_holds(
+    reply: bytes, words: str, listener: Listener, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The secret is printed before it is sent: whatever the exposee has, it is not lost."""
+    listener.answer = reply or (lambda connection: connection.shutdown(socket.SHUT_RDWR))
+    ran = Ran(capsys, "--exposee", listener.url(""), "--secret", SECRET, "--rotate-secret")
+    line, body, _ = sent(listener)
+    assert line == "POST /webhooks/register" and body["old_secret"] == SECRET and body["secret"] != SECRET
+    assert (ran.code, ran.out) == (1, f"New secret: {body['secret']}\n")
+    assert words in ran.err and ("--rotate-secret" in ran.err) == ("may" in words)
+
+
+def test_two_rotations_make_two_secrets(listener: Listener, capsys: pytest.CaptureFixture[str]) -> None:
+    listener.answer = answer({"message": "done"})
+    for _ in range(2):
+        assert Ran(capsys, "--exposee", listener.url(""), "--rotate-secret").code == 0
+    first, second = sent(listener)[1], sent(listener)[1]
+    assert first["secret"] != second["secret"] and "old_secret" not in first
 
 
 # --- as a program ---------------------------------------------------------------------------------------------

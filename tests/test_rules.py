@@ -22,6 +22,7 @@ from rules import (
     preferred_wait,
     shown,
     text,
+    unix_time,
     url_problem,
 )
 from wire import Problem
@@ -139,6 +140,24 @@ def test_a_hostile_url_costs_no_time(url: str) -> None:
     start = time.perf_counter()
     assert url_problem(url)
     assert time.perf_counter() - start < 0.5
+
+
+# --- times ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value, seconds",
+    [(7, 7.0), (1.5, 1.5), ("1970-01-02", 86_400.0), ("1970-01-01T00:00:01Z", 1.0), ("1970-01-01T02:00:01+02:00", 1.0)]
+    + [("1970-01-01T00:01", 60.0), ("1970-01-01T00:00:00.250000Z", 0.25)],
+)
+def test_a_time_is_utc_wherever_we_are(value: object, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert unix_time(value) == seconds
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 # --- secrets -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from support import EVENT, OTHER, Desk, eventually, exchange
 
 from client import Exchange
-from delivery import NotPossible
+from messages import NotPossible
 from messages import DELIVERING, OPEN
 
 URLS, EVENTS = [f"http://{number}.test/" for number in range(4)], [EVENT, OTHER]
@@ -56,12 +56,12 @@ class Schedule:
         self.desk.accept(self._chance.choice(EVENTS), self._chance.random())
 
     def ping(self) -> None:
-        self.desk.dispatcher.ping()
+        self.desk.dispatcher.on_demand.ping()
 
     def redeliver(self) -> None:
         found = self.desk.all()
         with suppress(NotPossible, IndexError):
-            self.desk.dispatcher.redeliver(self._chance.choice(found))
+            self.desk.dispatcher.on_demand.redeliver(self._chance.choice(found))
 
     def pass_time(self) -> None:
         self.desk.pass_time(self._chance.choice([1.0, 6.0, 400.0, 90_000.0]))
@@ -121,7 +121,7 @@ def test_whatever_happens_each_delivery_ends_and_a_restart_finds_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.setattr("endpoints.UNDER_WAY", 2)  # so that there is always something that waits
-    monkeypatch.setattr("delivery.PING_SECONDS", 0.01)
+    monkeypatch.setattr("ondemand.PING_SECONDS", 0.01)
     schedule = Schedule(tmp_path, seed)
     try:
         for _ in range(80):

@@ -226,7 +226,7 @@ def test_an_error_of_ours_in_showing_one_outcome_loses_no_other(tmp_path: Path) 
 def test_a_secret_that_cannot_sign_costs_no_other_url_anything(tmp_path: Path) -> None:
     bad, good = "http://bad.test/", [f"http://good-{number}.test/" for number in range(6)]
     with Desk(tmp_path, bad, *good, log=lambda line: None) as desk:
-        desk.store.secret = lambda url: "whsec_A" if url == bad else None  # type: ignore[method-assign]
+        desk.store.secrets = lambda url: ["whsec_A"] if url == bad else []  # type: ignore[method-assign]
         for number in range(5):
             for delivery in desk.accept(EVENT, number).deliveries:
                 assert delivery is not None
@@ -247,8 +247,8 @@ def test_a_request_is_composed_once_per_attempt_and_not_before_there_is_a_connec
         return exchange()._replace(request=compose())
 
     with Desk(tmp_path, URL, exchanging=exchanging) as desk:
-        secret = desk.store.secret
-        desk.store.secret = lambda url: composed.append(url) or secret(url)  # type: ignore
+        secrets = desk.store.secrets
+        desk.store.secrets = lambda url: composed.append(url) or secrets(url)  # type: ignore
         delivery = desk.under_way(desk.trigger())
         desk.turn()
         assert composed == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -11,7 +12,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 from disks import Disk, Faults, full, no_sync, together
 from stores import ENTRIES, SECRETS, A, B, C, D, anyone, nobody, register, text_of
-from support import ROOT, SECONDS, Client, Pair, Program, eventually, held, request
+from support import ROOT, SECONDS, Client, Clock, Pair, Program, eventually, held, request
 
 import store as store_module
 from durable import StoreError
@@ -124,7 +125,7 @@ def test_a_change_that_is_refused_does_not_stop_the_others(opened: Callable[[], 
     assert [bool(future.exception()) for future in futures] == [False, False, True, True, False]
     urls = {f"http://{n}.example/" for n in (1, 2, 4)}
     assert set(it.urls_for("e")) == set(opened().urls()) == urls
-    assert opened().secret("http://3.example/") is None
+    assert opened().secrets("http://3.example/") == []
 
 
 def test_a_disk_that_refuses_refuses_the_whole_group(opened: Callable[[], WebhookStore], disk: Disk) -> None:
@@ -228,7 +229,7 @@ def test_a_full_disk_is_a_503_and_changes_nothing(
         after = pair.call("GET", "/webhooks").json(), (tmp_path / "webhooks.json").read_bytes()
         assert sorted(after[0]["webhooks"], key=str) == sorted(before[0]["webhooks"], key=str)
         assert after[1] == before[1]
-        assert pair.store.secret(B["url"]) is None and temporary(tmp_path) == []
+        assert pair.store.secrets(B["url"]) == [] and temporary(tmp_path) == []
         assert pair.call(*ask).status == 200
     entries = json.loads((tmp_path / "webhooks.json").read_text())
     assert sorted(entries, key=str) == sorted([C, A, B] if what == "register" else [C], key=str)
@@ -272,7 +273,7 @@ def test_secrets_have_a_file_of_their_own(tmp_path: Path, opened: Callable[[], W
         assert file.stat().st_mode & 0o777 == 0o600
     register(it, A, secret=SECRETS[1])
     it = opened()
-    assert (it.secret(A["url"]), it.secret(B["url"])) == (SECRETS[1], None)
+    assert (it.secrets(A["url"]), it.secrets(B["url"])) == (SECRETS[1::-1], [])
 
 
 def test_a_secret_is_stored_before_the_entry_it_belongs_to(
@@ -302,10 +303,10 @@ def test_a_secret_that_was_refused_is_not_found_after_a_restart(
     with pytest.raises(StoreError):
         register(it, C, secret=SECRETS[1])
     disk.mend()
-    assert it.secret(A["url"]) == SECRETS[0]
+    assert it.secrets(A["url"]) == [SECRETS[0]]
     register(it, B)
     assert json.loads((tmp_path / "webhooks.secrets.json").read_text()) == {A["url"]: SECRETS[0]}
-    assert opened().secret(A["url"]) == SECRETS[0]
+    assert opened().secrets(A["url"]) == [SECRETS[0]]
 
 
 def test_a_secret_is_forgotten_with_the_last_event_of_its_url(
@@ -314,20 +315,20 @@ def test_a_secret_is_forgotten_with_the_last_event_of_its_url(
     it = opened()
     register(it, A, C, D, secret=SECRETS[0])
     it.unregister(A["url"], A["event"], anyone)
-    assert it.secret(A["url"]) == SECRETS[0]
+    assert it.secrets(A["url"]) == [SECRETS[0]]
     it.unregister(C["url"], C["event"], anyone)
-    assert it.secret(A["url"]) is None
+    assert it.secrets(A["url"]) == []
     assert json.loads((tmp_path / "webhooks.secrets.json").read_text()) == {D["url"]: SECRETS[0]}
-    assert opened().secret(D["url"]) == SECRETS[0]
+    assert opened().secrets(D["url"]) == [SECRETS[0]]
 
 
 def test_a_stale_secret_is_not_inherited(tmp_path: Path, opened: Callable[[], WebhookStore]) -> None:
     (tmp_path / "webhooks.secrets.json").write_text(json.dumps({A["url"]: SECRETS[0]}))  # left by a crash
     it = opened()
-    assert it.secret(A["url"]) is None
+    assert it.secrets(A["url"]) == []
     register(it, A)  # by somebody else, who has no secret
-    assert it.secret(A["url"]) is None
-    assert opened().secret(A["url"]) is None
+    assert it.secrets(A["url"]) == []
+    assert opened().secrets(A["url"]) == []
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"http://a.example/": 1}', '{"a": {}}', "\udcff"])
@@ -356,6 +357,117 @@ def test_a_secret_that_signs_nothing_stops_the_start(value: Any, tmp_path: Path)
     WebhookStore(tmp_path / "webhooks.json").close()
 
 
+# --- a secret that is replaced ----------------------------------------------------------------------------------
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def rotating(tmp_path: Path, clock: Clock) -> Iterator[Callable[[], WebhookStore]]:
+    """Opens the store again and again; in the beginning, A has the first secret, in a file of the plain form."""
+    (tmp_path / "webhooks.json").write_text(text_of(A))
+    (tmp_path / "webhooks.secrets.json").write_text(json.dumps({A["url"]: SECRETS[0]}))
+    with contextlib.ExitStack() as stack:
+
+        def opened() -> WebhookStore:
+            stack.close()
+            it = WebhookStore(tmp_path / "webhooks.json", clock=clock)
+            stack.callback(it.close)
+            return it
+
+        yield opened
+
+
+def secrets_in(folder: Path) -> str:
+    return (folder / "webhooks.secrets.json").read_text()
+
+
+def test_the_old_secret_signs_for_a_day_over_restarts(
+    rotating: Callable[[], WebhookStore], tmp_path: Path, clock: Clock
+) -> None:
+    it = rotating()
+    register(it, A, secret=SECRETS[1])
+    assert it.secrets(A["url"]) == [SECRETS[1], SECRETS[0]]
+    clock.now += DAY - 1
+    it = rotating()
+    register(it, A, D, secret=SECRETS[1])  # the same once more is no change
+    assert it.secrets(A["url"]) == [SECRETS[1], SECRETS[0]] and it.secrets(D["url"]) == [SECRETS[1]]
+    clock.now += 1
+    assert it.secrets(A["url"]) == [SECRETS[1]] == rotating().secrets(A["url"])
+
+
+@pytest.mark.parametrize("how", ["another change", "upkeep", "upkeep after a restart"])
+def test_after_a_day_the_old_secret_is_not_in_the_file(
+    how: str, rotating: Callable[[], WebhookStore], tmp_path: Path, clock: Clock
+) -> None:
+    it = rotating()
+    register(it, A, secret=SECRETS[1])
+    clock.now += DAY
+    assert SECRETS[0] in secrets_in(tmp_path)
+    if how == "another change":
+        register(it, B)
+    else:
+        (it if how == "upkeep" else rotating()).repair()
+    assert json.loads(secrets_in(tmp_path)) == {A["url"]: SECRETS[1]}
+    assert rotating().secrets(A["url"]) == [SECRETS[1]]
+
+
+def test_each_secret_has_its_own_day_as_nobody_knows_which_the_receiver_has(
+    rotating: Callable[[], WebhookStore], clock: Clock
+) -> None:
+    it = rotating()
+    for secret in SECRETS[1:]:
+        register(it, A, secret=secret)
+        clock.now += DAY / 2
+    assert it.secrets(A["url"]) == [SECRETS[2], SECRETS[1]]
+    register(it, A, secret=SECRETS[1])  # back again: it is not among the old ones any more
+    assert rotating().secrets(A["url"]) == [SECRETS[1], SECRETS[2]]
+
+
+def test_only_so_many_old_secrets_are_kept(rotating: Callable[[], WebhookStore]) -> None:
+    it, made = rotating(), ["whsec_" + letter * 32 for letter in "EFGHIJ"]
+    for secret in made:
+        register(it, A, secret=secret)
+    assert it.secrets(A["url"]) == made[::-1][: store_module.MAX_FORMER + 1] == rotating().secrets(A["url"])
+
+
+def test_old_secrets_end_with_the_last_webhook(rotating: Callable[[], WebhookStore], tmp_path: Path) -> None:
+    it = rotating()
+    register(it, A, secret=SECRETS[1])
+    it.unregister(A["url"], A["event"], anyone)
+    register(it, A, secret=SECRETS[2])  # by somebody else, perhaps
+    assert it.secrets(A["url"]) == [SECRETS[2]] == rotating().secrets(A["url"])
+    assert json.loads(secrets_in(tmp_path)) == {A["url"]: SECRETS[2]}
+
+
+def test_a_rotation_that_the_disk_refuses_leaves_the_old_secret(tmp_path: Path, disk: Disk) -> None:
+    it = WebhookStore(tmp_path / "webhooks.json", fsync=disk)
+    register(it, A, secret=SECRETS[0])
+    disk.fail()
+    with pytest.raises(StoreError):
+        register(it, A, secret=SECRETS[1])
+    assert it.secrets(A["url"]) == SECRETS[:1]
+    disk.mend()
+    it.close()
+    assert json.loads(secrets_in(tmp_path)) == {A["url"]: SECRETS[0]}
+
+
+@pytest.mark.parametrize(
+    "former", [[SECRETS[1]], [[SECRETS[1]]], [["x", 1]], [[SECRETS[1], "1"]], [[SECRETS[1], 1], 7], [[SECRETS[1], 1, 2]]]
+)
+def test_a_former_secret_without_its_end_stops_the_start(former: Any, tmp_path: Path) -> None:
+    (tmp_path / "webhooks.json").write_text(text_of(A))
+    (tmp_path / "webhooks.secrets.json").write_text(json.dumps({A["url"]: [SECRETS[0], *former]}))
+    with pytest.raises(StoreError, match=f"the secret of {A['url']} is not") as stopped:
+        WebhookStore(tmp_path / "webhooks.json")
+    assert "whsec_B" not in str(stopped.value)
+
+
 # --- every point at which a disk can fail ---------------------------------------------------------------------
 
 
@@ -369,11 +481,11 @@ CHANGES: dict[str, Callable[[WebhookStore], object]] = {
 }
 
 
-def stored(it: WebhookStore) -> tuple[list[str], dict[str, str | None]]:
-    return sorted(map(str, it.webhooks())), {url: it.secret(url) for url in it.urls()}
+def stored(it: WebhookStore) -> tuple[list[str], dict[str, list[str]]]:
+    return sorted(map(str, it.webhooks())), {url: it.secrets(url) for url in it.urls()}
 
 
-def stored_in(folder: Path) -> tuple[list[str], dict[str, str | None]]:
+def stored_in(folder: Path) -> tuple[list[str], dict[str, list[str]]]:
     """What a start would find in these files."""
     (folder / "copy").mkdir(exist_ok=True)
     for name in ("webhooks.json", "webhooks.secrets.json"):
@@ -426,9 +538,7 @@ def test_whatever_fails_what_was_answered_is_stored_and_what_was_refused_is_not(
         it.close()
         assert temporary(tmp_path) == [] or ever_after
         left = json.loads((tmp_path / "webhooks.secrets.json").read_text())
-        assert {url: secret for url, secret in left.items() if url != "http://left.example/"} == {
-            url: secret for url, secret in expected[1].items() if secret
-        }
+        assert left.keys() - {"http://left.example/"} == {url for url, secrets in expected[1].items() if secrets}
         if not hit:
             break
     assert refused >= 7 and bool(said_maybe) == ever_after and edits == []
@@ -439,7 +549,7 @@ def test_a_crash_at_any_moment_leaves_no_entry_without_its_secret_and_none_with_
     what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a start would find after each step is what was there, or what was asked for, of each URL."""
-    left, seen = "http://left.example/", list[dict[str, str | None]]()
+    left, seen = "http://left.example/", list[dict[str, list[str]]]()
     (tmp_path / "webhooks.json").write_text(text_of(A, B, C))
     (tmp_path / "webhooks.secrets.json").write_text(json.dumps({A["url"]: SECRETS[0], left: SECRETS[1]}))
     it = WebhookStore(tmp_path / "webhooks.json", fsync=no_sync)
@@ -453,13 +563,10 @@ def test_a_crash_at_any_moment_leaves_no_entry_without_its_secret_and_none_with_
     monkeypatch.setattr(os, "replace", rename)
     CHANGES[what](it)
     it.close()
-    allowed: dict[str, list[str | None]] = {
-        A["url"]: [*SECRETS[: 3 if what == "another secret" else 1 : 2]],
-        left: [None],
-        B["url"]: [None],
-    }
-    allowed[D["url"]] = [SECRETS[2] if "with" in what else None]
-    assert seen and all(secret in allowed[url] for secrets in seen for url, secret in secrets.items())
+    rotated = [SECRETS[2], SECRETS[0]] if what == "another secret" else SECRETS[:1]
+    allowed: dict[str, list[list[str]]] = {A["url"]: [SECRETS[:1], rotated], left: [[]], B["url"]: [[]]}
+    allowed[D["url"]] = [SECRETS[2:] if "with" in what else []]
+    assert seen and all(secrets in allowed[url] for found in seen for url, secrets in found.items())
 
 
 # --- paths, modes and links -----------------------------------------------------------------------------------
@@ -515,7 +622,7 @@ def test_a_link_stays_a_link_and_its_target_has_one_owner(tmp_path: Path) -> Non
     assert (tmp_path / "one.json").is_symlink() and (real / "hooks.json").read_text() == text_of(A)
     assert {path.name for path in real.iterdir()} == {"hooks.json", "hooks.secrets.json", "hooks.lock"}
     again = WebhookStore(tmp_path / "two.json", fsync=no_sync)
-    assert again.secret(A["url"]) == SECRETS[0]
+    assert again.secrets(A["url"]) == [SECRETS[0]]
     again.close()
 
 
@@ -585,7 +692,7 @@ def test_many_urls_that_are_gone_are_one_replacement(opened: Callable[[], Webhoo
     assert disk.count - before == 4  # webhooks.json and the secrets, each with its directory
     again = opened()
     assert again.urls() == ["http://h0/", "http://h99/"] and again.count() == 4
-    assert [again.secret(url) for url in ("http://h0/", "http://h1/")] == [SECRETS[0], None]
+    assert [again.secrets(url) for url in ("http://h0/", "http://h1/")] == [[SECRETS[0]], []]
 
 
 def are_waiting(it: WebhookStore, count: int) -> bool:
@@ -608,8 +715,8 @@ def test_a_url_that_comes_back_in_the_same_group_has_no_old_secret(
             pool.submit(call)
             assert disk.asked.wait(SECONDS)
             eventually(functools.partial(are_waiting, it, waiting), "waiting")
-    assert it.urls_for(A["event"]) == [B["url"], A["url"]] and it.secret(A["url"]) is None
-    assert opened().secret(A["url"]) is None
+    assert it.urls_for(A["event"]) == [B["url"], A["url"]] and it.secrets(A["url"]) == []
+    assert opened().secrets(A["url"]) == []
 
 
 # --- one owner, and what it costs -----------------------------------------------------------------------------

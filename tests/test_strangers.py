@@ -116,7 +116,7 @@ def test_webhooks_are_limited_in_number(pair: Pair, monkeypatch: pytest.MonkeyPa
 def test_pings_of_many_strangers_are_one_for_each_receiver(
     pair: Pair, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, pinged, ping = threading.Event(), threading.Semaphore(0), pair.dispatcher.ping
+    gate, pinged, ping = threading.Event(), threading.Semaphore(0), pair.dispatcher.on_demand.ping
 
     def answer(connection: socket.socket) -> None:
         assert gate.wait(SECONDS)
@@ -129,7 +129,7 @@ def test_pings_of_many_strangers_are_one_for_each_receiver(
 
     listener.answer = answer
     pair.register(listener.url(), A)
-    monkeypatch.setattr(pair.dispatcher, "ping", counted)
+    monkeypatch.setattr(pair.dispatcher.on_demand, "ping", counted)
     with ThreadPoolExecutor(12) as pool, held(gate):
         asked = [pool.submit(pair.call, "GET", "/ping", None, **TUNNEL) for _ in range(12)]
         listener.next()

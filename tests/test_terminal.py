@@ -108,6 +108,7 @@ def test_a_long_body_is_cut_and_says_so(length: int | None, hidden: str) -> None
     [
         (b'{"secret": "whsec_abc", "url": "u"}', b'{"secret": "***", "url": "u"}'),
         (b'{"secret" :\n"a\\"b\\\\", "x": "y"}', b'{"secret" :\n"***", "x": "y"}'),
+        (b'{"old_secret": "a", "secret": "b"}', b'{"old_secret": "***", "secret": "***"}'),
         (b'{"secret": "cut of', b'{"secret": "***'),
         (b"Authorization: Bearer abc\r\nHost: h", b"Authorization: ***\r\nHost: h"),
         (b"Host: h\r\nauthorization:abc", b"Host: h\r\nauthorization:***"),

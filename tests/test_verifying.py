@@ -64,14 +64,28 @@ def test_what_the_specifications_sign_verifies(secret: str, body: bytes, headers
     ],
 )
 def test_the_exposee_signs_as_the_specifications_do(secret: str, body: bytes, field: str) -> None:
-    assert field in sign(secret, ID, TIME, body).decode().split("\r\n")
+    assert field in sign([secret], ID, TIME, body).decode().split("\r\n")
 
 
 def test_what_the_exposee_signs_verifies() -> None:
-    lines = sign(SECRET, ID, TIME, BODY).decode().splitlines()
+    lines = sign([SECRET], ID, TIME, BODY).decode().splitlines()
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
     check = verify(SECRET, {**headers, "webhook-id": ID, "webhook-timestamp": str(TIME)}, BODY, TIME)
     assert check.good and len(headers) == 2
+
+
+@pytest.mark.parametrize("mine", ["new", "old"])
+def test_while_a_secret_is_replaced_a_receiver_may_have_either(mine: str) -> None:
+    secrets = [SECRET, "whsec_" + base64.b64encode(bytes(32)).decode()]
+    lines = sign(secrets, ID, TIME, BODY).decode().splitlines()
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    headers |= {"webhook-id": ID, "webhook-timestamp": str(TIME)}
+    secret = secrets[mine == "old"]
+    assert verify(secret, headers, BODY, TIME).good
+    assert not verify(secret, headers, BODY + b" ", TIME).good
+    assert not verify("whsec_" + base64.b64encode(b"x" * 32).decode(), headers, BODY, TIME).good
+    alone = {name: value for name, value in headers.items() if name != "webhook-signature"}
+    assert not verify(secret, alone, BODY, TIME).good
 
 
 STRANGE = [
