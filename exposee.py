@@ -17,8 +17,6 @@ Left out on purpose: accounts. There are local callers, who own the machine, and
 or the network and may do what the exercise needs (rules.py).
 """
 
-from __future__ import annotations
-
 import terminal  # isort: skip  # first, so that a Ctrl-C during the other imports is no traceback
 
 import argparse
@@ -222,7 +220,10 @@ class Exposee:
         try:
             yield b""
             yield b"retry: 1000\n\n"  # milliseconds until a browser comes back after a dropped connection
-            while changes := self._dispatcher.history.changes(version, STREAM_BATCH, STREAM_BEAT):
+            while True:
+                changes = self._dispatcher.history.changes(version, STREAM_BATCH, STREAM_BEAT)
+                if changes is None:
+                    return
                 version, deliveries = changes
                 lines = [f"event: delivery\ndata: {json.dumps(delivery.to_json())}\n\n" for delivery in deliveries]
                 yield "".join(lines).encode() or b": nothing new\n\n"
@@ -352,7 +353,8 @@ def warnings(
         yield journal.warning
     for name in sorted({entry["event"] for entry in store.webhooks()} - set(event_types)):
         yield f"{store.path}: nobody can trigger {name}, an unknown event type"
-    if orphans := dispatcher.orphans():
+    orphans = dispatcher.orphans()
+    if orphans:
         count, url = sum(orphans.values()), next(iter(orphans))
         what = f"{count} deliveries wait for {len(orphans)} URLs that are not registered for them, such as {url}"
         yield f"{what}: register them to have these sent, or unregister them"
@@ -364,7 +366,8 @@ def show_attempt(printer: terminal.Printer) -> Callable[[Delivery, Attempt], Non
     def show(delivery: Delivery, attempt: Attempt) -> None:
         title = f"--- attempt {delivery.count} of {delivery.id}: we call {delivery.url}"
         ending = f": {attempt.error}" if attempt.error else ""
-        if exchange := attempt.exchange:
+        exchange = attempt.exchange  # another thread may let go of it meanwhile
+        if exchange:
             printer.show(title + ending, ("> ", exchange.request, None), ("< ", exchange.response, exchange.received))
 
     return show

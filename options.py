@@ -20,6 +20,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str) -> None:
         super().__init__(description=description)
+        self.color = False  # Python 3.14 has colours, older ones do not
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {printable(message)}; see --help\n")

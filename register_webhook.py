@@ -7,8 +7,6 @@ It sends one request (with --unregister, one for each event) and prints the answ
 refused or could not be reached; 2 when an option made no sense.
 """
 
-from __future__ import annotations
-
 import terminal  # isort: skip  # first, so that a Ctrl-C during the other imports is no traceback
 
 import argparse

@@ -10,8 +10,6 @@ The text of the lesson is in lesson.py; the processes, the sockets and the outpu
 after q and after Ctrl-C; 1 when one of the programs did not do what the lesson needs; 2 for a wrong option.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import hashlib
@@ -181,9 +179,11 @@ class Listener:
 
     def receive(self, message: str) -> bytes:
         """The next request that delivers this message. The reader may have triggered others: they are answered 204."""
-        while f"\r\nwebhook-id: {message}\r\n".encode() not in (data := self._receive()):
+        data = self._receive()
+        while f"\r\nwebhook-id: {message}\r\n".encode() not in data:
             self.answer(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
             self._connections.pop().close()
+            data = self._receive()
         return data
 
     def _receive(self) -> bytes:
@@ -450,7 +450,8 @@ class Lesson:
         """The first result of `found()` that is not empty. LessonFailed after SECONDS."""
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
-            if result := found():
+            result = found()
+            if result:
                 return result
             time.sleep(0.02)
         raise LessonFailed(f"{missing} within {SECONDS:.0f} s")

@@ -116,3 +116,10 @@ def test_a_url_has_a_port_that_there_is(port: str) -> None:
 def test_a_url_with_a_port_that_there_is_not_is_refused(port: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         web_url("http://localhost")(f"http://h:{port}/")
+
+
+def test_help_has_no_colours_on_any_python(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with pytest.raises(SystemExit):
+        Parser("Do nothing.").parse_args(["--help"])
+    assert "\x1b" not in capsys.readouterr().out

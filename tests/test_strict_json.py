@@ -37,6 +37,12 @@ REFUSED = {
     "a NUL in a string": (b'"a\x00b"', "not JSON"),
     "an unknown escape": (rb'"\x41"', "not JSON"),
     "half an escape": (rb'"\u12"', "not JSON"),
+    "a comma before a bracket": (b'[1\n, \n]', "illegal trailing comma before end of array at line 2, column 1"),
+    "a comma before a brace": (b'{"a": [],\r\n }', "illegal trailing comma before end of object at line 1, column 9"),
+    "a comma before the wrong brace": (b'[1, }', "expecting value at line 1, column 5"),
+    "a comma before the wrong bracket": (b'{"a": 1,]', "expecting property name enclosed in double quotes at line 1"),
+    "two commas": (b"[1,,2]", "expecting value at line 1, column 4"),
+    "brackets in a string without an end": (b'"\\"' + b"[" * 999, "unterminated string starting at"),
     "a byte order mark": (b"\xef\xbb\xbf{}", "byte order mark, expected none"),
     "Latin-1": (b'"caf\xe9"', "not UTF-8: byte 4 is 0xe9"),
     "UTF-16": ('{"a": 1}'.encode("utf-16"), "not UTF-8: byte 0 is 0xff"),
@@ -59,6 +65,7 @@ REFUSED = {
     "arrays too deep": (nested(MAX_DEPTH + 1), f"expected {MAX_DEPTH} levels"),
     "objects too deep": (nested(MAX_DEPTH + 1, b'{"a":', b"}"), "nested too deeply"),
     "both too deep": (nested(MAX_DEPTH // 2 + 1, b'[{"a":', b"}]"), "nested too deeply"),
+    "too deep, without an end": (b'[{"a": ' * 2_000, "nested too deeply"),
     "an empty array too deep": (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), "nested too deeply"),
 }
 
