@@ -28,6 +28,7 @@ from support import (
     Response,
     eventually,
     fields,
+    mostly_slow,
     request,
 )
 
@@ -111,7 +112,7 @@ def test_what_was_cancelled_is_not_sent_after_a_kill_when_it_is_registered_again
     with Listener(b"HTTP/1.1 503 -\r\nContent-Length: 0\r\n\r\n") as receiver:
         write_store(tmp_path, receiver.url())
         body = json.dumps({"url": receiver.url(), "event": EVENT}).encode()
-        options = ("exposee.py", "--port", "0", "--retry-schedule", "1")
+        options = ("exposee.py", "--port", "0", "--retry-schedule", "0.5")
         with Program(*options, cwd=tmp_path) as exposee, Client(port_of(exposee)) as client:
             assert client.ask(trigger("cancelled")).status == 202
             exposee.wait_for("retrying")
@@ -122,7 +123,7 @@ def test_what_was_cancelled_is_not_sent_after_a_kill_when_it_is_registered_again
         with Program(*options, cwd=tmp_path) as exposee, Client(port_of(exposee)) as client:
             again = json.dumps({"url": receiver.url(), "event_types": [EVENT]}).encode()
             assert client.ask(request("POST", "/webhooks/register", again)).status == 200
-            threading.Event().wait(1.5)  # the retry would have been due
+            threading.Event().wait(0.8)  # the retry would have been due
             assert client.ask(trigger("another")).status == 202
             assert b"another" in receiver.next()
             assert exposee.stop() == 0
@@ -446,7 +447,7 @@ def record(number: int, url: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "torn", [b'{"message": "msg_', b"\x00" * 512, b"{", b'{"a": 1}', b"\xff\n", b"[1]\n"], ids=ascii
+    "torn", mostly_slow([b'{"message": "msg_', b"\x00" * 512, b"{", b'{"a": 1}', b"\xff\n", b"[1]\n"], 2), ids=ascii
 )
 def test_a_torn_last_line_is_one_warning_and_dropped(tmp_path: Path, listener: Listener, torn: bytes) -> None:
     write_store(tmp_path, listener.url())
@@ -467,7 +468,7 @@ def test_a_torn_last_line_is_one_warning_and_dropped(tmp_path: Path, listener: L
 
 @pytest.mark.parametrize(
     "broken",
-    [
+    mostly_slow([
         b"not json\n",
         b"\n",
         b"[]\n",
@@ -478,9 +479,9 @@ def test_a_torn_last_line_is_one_warning_and_dropped(tmp_path: Path, listener: L
         b'{"message": "msg_1", "event": "e", "time": 1, "body": 3, "urls": []}\n',
         b'{"message": "msg_1", "event": "e", "time": 1, "body": "3", "urls": null}\n',
         b"{}\n",
-    ],
+    ], 2),
     ids=ascii,
-)
+)  # fmt: skip
 def test_a_broken_line_in_the_middle_stops_the_start(tmp_path: Path, broken: bytes) -> None:
     """It is one line on the terminal that names file and line, and the file is left to whoever mends it."""
     url = "http://127.0.0.1:1/"

@@ -127,7 +127,7 @@ def test_relative_links_lead_to_files(document: str) -> None:
     assert document != "README.md" or "SECURITY.md" in local
 
 
-def test_ci_runs_the_command_of_the_README_with_all_tests(tmp_path: Path) -> None:
+def test_ci_runs_the_command_of_the_README(tmp_path: Path) -> None:
     shown = run("bash", str(ROOT / ".ci" / "run"), "--show", cwd=tmp_path)
     commands = [line for line in "\n".join(blocks("sh")).splitlines() if "requirements-dev.txt" in line]
     assert commands == [shown.strip()]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from pythons import number, pythons
-from support import ROOT, SECONDS, Client, Listener, eventually, held, request
+from support import ROOT, SECONDS, Client, Listener, eventually, held, mostly_slow, request
 
 import terminal
 from terminal import (
@@ -352,7 +352,7 @@ def test_an_older_python_gets_as_far_as_that_line() -> None:
     assert with_our_version.stderr == "Python 3.10 or newer is needed, this is 3.9\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", mostly_slow([signal.SIGINT, signal.SIGTERM]))
 def test_a_terminal_that_stands_still_holds_up_neither_deliveries_nor_the_end(
     number: int, tmp_path: Path, listener: Listener
 ) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import os
 import re
@@ -30,6 +31,7 @@ def number(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.rstrip("t").split(".")))
 
 
+@functools.cache
 def pythons() -> dict[str, str]:
     """A path for each version, the oldest version first."""
     folders = [str(Path.home() / ".pyenv" / "versions" / "*" / "bin"), *os.get_exec_path()]
