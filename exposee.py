@@ -51,7 +51,7 @@ from rules import (
     text,
     url_problem,
 )
-from server import HAS_LOCK, Routes, Server, page, stay_on_one_core, stop_on_signals
+from server import Routes, Server, page, stay_on_one_core, stop_on_signals
 from store import WebhookStore
 from wire import MAX_BODY, Answer, Problem, Request
 
@@ -284,8 +284,7 @@ def parser() -> argparse.ArgumentParser:
     delays = f"seconds between attempts, comma-separated; '' for one attempt only {default}"
     add("--retry-schedule", type=options.schedule, default=plan, help=delays)
     add("--timeout", type=options.seconds, default="10", help=f"seconds for one attempt {default}")
-    workers = 1 if HAS_LOCK else 2  # these share a lock: more of them wait for each other
-    add("--workers", type=options.thread_count, default=workers, metavar="N", help=f"sender threads {default}")
+    add("--workers", type=options.thread_count, default=1, metavar="N", help=f"sender threads {default}")
     token, variable = options.credential("EXPOSEE_TOKEN"), os.environ.get("EXPOSEE_TOKEN")
     opens = "strangers need it to trigger, and may see the lists with it, or EXPOSEE_TOKEN (hidden from `ps`)"
     add("--token", type=token, default=variable, help=opens)

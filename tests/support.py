@@ -528,6 +528,30 @@ def mostly_slow(cases: Iterable[Any], quick: int = 1) -> list[Any]:
     return [pytest.param(case, marks=[pytest.mark.slow] * (number >= quick)) for number, case in enumerate(cases)]
 
 
+def each(names: str, cases: Iterable[Any], ids: Any = None) -> Callable[[Callable[..., None]], Callable[[], None]]:
+    """As pytest.mark.parametrize, but one test for a whole table; it fails with all cases that fail.
+
+    For functions that need no fixture and leave nothing behind: a test costs more than such a case does.
+    """
+    count, table = names.count(",") + 1, list(cases)
+    labels = [ids(case) if callable(ids) else case for case in table] if callable(ids) or ids is None else list(ids)
+
+    def decorate(test: Callable[..., None]) -> Callable[[], None]:
+        def test_all() -> None:
+            failed = []
+            for label, case in zip(labels, table):
+                try:
+                    test(*(case if count > 1 else [case]))
+                except Exception as error:
+                    failed.append(f"{label!r:.200}: {error!r}")
+            assert not failed, "\n".join([f"{len(failed)} of {len(table)} cases", *failed])
+
+        test_all.__doc__, test_all.__module__ = test.__doc__, test.__module__
+        return test_all
+
+    return decorate
+
+
 def eventually(condition: Callable[[], Any], what: str = "it") -> Any:
     """Wait until `condition()` is true, and return what it gave; for what has no event to wait for."""
     end = time.monotonic() + SECONDS

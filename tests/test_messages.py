@@ -144,7 +144,7 @@ def test_a_retry_that_begins_while_its_delivery_is_shown_is_planned_or_is_not() 
     class Changing(Delivery):
         __slots__ = ("looks",)
 
-        @property  # type: ignore[override]
+        @property
         def due(self) -> float:
             return self.looks.pop(0) if self.looks else 0.0
 

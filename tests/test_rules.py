@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from support import each
 
 from messages import is_secret
 from rules import (
@@ -35,7 +36,7 @@ def asked(method: str = "GET", path: str = "/ping", /, authority: str = "localho
 # --- who is asking -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each(
     "host", ["localhost", "LOCALHOST:3000", "127.0.0.1", "127.0.0.1.:80", "127.1:3000", "[::1]", "[::1]:3000"]
 )
 def test_a_caller_from_loopback_to_a_loopback_host_is_local(host: str) -> None:
@@ -44,7 +45,7 @@ def test_a_caller_from_loopback_to_a_loopback_host_is_local(host: str) -> None:
     assert is_local(asked()._replace(peer="::1"))
 
 
-@pytest.mark.parametrize(
+@each(
     "host", ["example.com", "localhost.example", "127.0.0.1.nip.io", "10.0.0.1", "[::2]:3000", "[::1].x", ":3000"]
 )
 def test_a_caller_to_another_host_is_a_stranger(host: str) -> None:
@@ -58,7 +59,7 @@ def test_a_caller_without_a_host_or_from_the_network_is_a_stranger() -> None:
     assert not is_local(asked()._replace(peer="192.168.1.5"))
 
 
-@pytest.mark.parametrize("origin", ["null", "", "https://localhost:3000", "http://localhost", "http://evil.example"])
+@each("origin", ["null", "", "https://localhost:3000", "http://localhost", "http://evil.example"])
 def test_a_page_of_another_origin_is_a_stranger(origin: str) -> None:
     assert not is_local(asked(origin=origin))
 
@@ -71,7 +72,7 @@ PROXIES = """
 """
 
 
-@pytest.mark.parametrize("name", PROXIES.split())
+@each("name", PROXIES.split())
 def test_a_request_that_came_through_a_proxy_is_a_strangers(name: str) -> None:
     for spelling in (name, name.replace("-", "_"), name.replace("-", "_", 1)):
         assert not is_local(asked()._replace(headers={"host": "localhost:3000", spelling: ""}))
@@ -115,13 +116,13 @@ def test_a_browser_that_another_site_sends_here_is_a_stranger(method: str, path:
     assert not is_local(asked(method, path, sec_fetch_site=site))
 
 
-@pytest.mark.parametrize("site", ["same-origin", "none"])
+@each("site", ["same-origin", "none"])
 def test_a_browser_that_our_page_or_its_user_sends_here_is_local(site: str) -> None:
     for method, path in EFFECTS:
         assert is_local(asked(method, path, sec_fetch_site=site, sec_fetch_mode="cors", sec_fetch_dest="empty"))
 
 
-@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@each("site", ["cross-site", "same-site"])
 def test_a_link_to_our_page_may_stand_anywhere_and_may_only_show_it(site: str) -> None:
     def local(method: str, path: str, mode: str, dest: str, **more: str) -> bool:
         return is_local(asked(method, path, sec_fetch_site=site, sec_fetch_mode=mode, sec_fetch_dest=dest, **more))
@@ -141,13 +142,13 @@ def bearer(value: bytes) -> Request:
     return asked(authorization=b"Bearer ".decode() + value.decode("latin-1"))
 
 
-@pytest.mark.parametrize("token", ["t0ken", " t0ken ", "t0ken\n", "\tt0ken\r\n"])
+@each("token", ["t0ken", " t0ken ", "t0ken\n", "\tt0ken\r\n"])
 def test_a_token_is_the_same_with_and_without_outer_blanks(token: str) -> None:
     assert all(carries(bearer(value), token) for value in (b"t0ken", b"  t0ken"))
     assert carries(asked(authorization="bEARER t0ken"), token)
 
 
-@pytest.mark.parametrize("token", ["tök€n", "\udcff\udc80", "\U0001f600"])
+@each("token", ["tök€n", "\udcff\udc80", "\U0001f600"])
 def test_a_token_that_is_no_ascii_is_compared_byte_by_byte(token: str) -> None:
     sent = token.encode("utf-8", "surrogateescape")
     assert carries(bearer(sent), token)
@@ -155,14 +156,14 @@ def test_a_token_that_is_no_ascii_is_compared_byte_by_byte(token: str) -> None:
         assert not carries(bearer(wrong), token)
 
 
-@pytest.mark.parametrize(
+@each(
     "value", [b"\xff", b"t0ken\xff", b"\xe9", "t0kén".encode(), b"t0ken t0ken", b"t0keN", b"t0ken,", b""]
 )
 def test_another_token_is_not_carried(value: bytes) -> None:
     assert not carries(bearer(value), "t0ken")
 
 
-@pytest.mark.parametrize(
+@each(
     "authorization", ["", "Bearer", "Bearer ", "Basic t0ken", "t0ken", "Bearert0ken", "Bearer: t0ken"]
 )
 def test_another_scheme_or_none_is_not_carried(authorization: str) -> None:
@@ -170,7 +171,7 @@ def test_another_scheme_or_none_is_not_carried(authorization: str) -> None:
     assert not carries(asked(), "t0ken")
 
 
-@pytest.mark.parametrize("token", ["", " ", "\n"])
+@each("token", ["", " ", "\n"])
 def test_an_empty_token_is_carried_by_nobody(token: str) -> None:
     for request in (asked(), bearer(b""), bearer(b" "), asked(authorization="Bearer"), asked(authorization="")):
         assert not carries(request, token)
@@ -194,14 +195,14 @@ NO_HOSTS = f"""
 """
 
 
-@pytest.mark.parametrize("host", HOSTS.split())
+@each("host", HOSTS.split())
 def test_a_host_may_be_registered(host: str) -> None:
     for url in (f"http://{host}", f"https://{host}:8443/hook?a=b", f"HTTP://{host}?x"):
         assert url_problem(url) is None
         assert check_url(url) == url
 
 
-@pytest.mark.parametrize("host", NO_HOSTS.split())
+@each("host", NO_HOSTS.split())
 def test_a_host_that_is_none_may_not(host: str) -> None:
     for url in (f"http://{host}/hook", f"https://{host}:8443", f"http://{host}?a"):
         problem = url_problem(url)
@@ -219,7 +220,7 @@ def test_what_follows_the_host_may_be_anything_visible(port: str, rest: str) -> 
     assert url_problem(f"http://h.example{port}{rest}") is None
 
 
-@pytest.mark.parametrize(
+@each(
     "port", [":0", ":00000", ":65536", ":99999", ":-1", ":+80", ":8_0", ":0x50", ":a", ":80:80", ":000080"]
 )
 def test_a_port_that_is_none(port: str) -> None:
@@ -261,7 +262,7 @@ def test_a_url_may_be_as_long_as_the_limit() -> None:
     assert url_problem("http://h/" + "a" * (MAX_URL - 9)) is None
 
 
-@pytest.mark.parametrize(
+@each(
     "url", ["http://" + "a." * 1_000 + "-", "http://" + "a" * 2_000, "http://" + "1." * 1_000, "http://[" + ":" * 2_000]
 )
 def test_a_hostile_url_costs_no_time(url: str) -> None:
@@ -277,12 +278,12 @@ def secret(size: int) -> str:
     return "whsec_" + base64.b64encode(bytes(range(size))).decode()
 
 
-@pytest.mark.parametrize("size", [24, 25, 26, 32, 63, 64])
+@each("size", [24, 25, 26, 32, 63, 64])
 def test_a_secret_has_24_to_64_bytes(size: int) -> None:
     assert is_secret(secret(size)) and check_secret(secret(size)) == secret(size)
 
 
-@pytest.mark.parametrize(
+@each(
     "value",
     [
         "",
@@ -313,7 +314,7 @@ def test_anything_else_is_no_secret_and_is_not_shown(value: str) -> None:
     assert caught.value.status == 422 and (value[6:] == "" or value[6:] not in caught.value.detail)
 
 
-@pytest.mark.parametrize("value", [5, True, [], {}, [secret(32)]])
+@each("value", [5, True, [], {}, [secret(32)]])
 def test_a_secret_is_a_text(value: Any) -> None:
     with pytest.raises(Problem):
         check_secret(value)
@@ -338,7 +339,7 @@ def test_an_allowance_is_a_burst_and_then_a_rate() -> None:
     assert [allowance.take() for _ in range(4)] == [0, 0, 0, 0.5]
 
 
-@pytest.mark.parametrize("body", [b"1", b"null", b'"x"', b"[{}]"])
+@each("body", [b"1", b"null", b'"x"', b"[{}]"])
 def test_a_body_that_is_no_object_is_told_what_was_expected(body: bytes) -> None:
     request = asked(content_type="application/json")._replace(body=body)
     with pytest.raises(Problem, match="expected an object with url, event") as caught:

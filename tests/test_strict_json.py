@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from support import each
 
 from strict_json import MAX_DEPTH, loads, member
 
@@ -70,7 +71,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("data, words", REFUSED.values(), ids=REFUSED)
+@each("data, words", REFUSED.values(), ids=REFUSED)
 def test_refused(data: bytes, words: str) -> None:
     with pytest.raises(ValueError) as caught:
         loads(data)
@@ -107,7 +108,7 @@ FINE: dict[str, tuple[bytes, Any]] = {
 }
 
 
-@pytest.mark.parametrize("data, value", FINE.values(), ids=FINE)
+@each("data, value", FINE.values(), ids=FINE)
 def test_fine(data: bytes, value: Any) -> None:
     assert loads(data) == value
 
@@ -116,7 +117,7 @@ def test_integers_and_floats_keep_their_kind() -> None:
     assert [type(number) for number in loads(b"[1, -1, 1.0, 1e2]")] == [int, int, float, float]
 
 
-@pytest.mark.parametrize(
+@each(
     "data",
     [b"[" * 1_000_000, b'{"a":' * 200_000, b"9" * 1_000_000, nested(20_000), b'{"a":1,' * 100_000],
     ids=["open arrays", "open objects", "digits", "a deep array", "open members"],
@@ -146,13 +147,13 @@ MEMBERS = {
 }
 
 
-@pytest.mark.parametrize("data, raw", MEMBERS.values(), ids=MEMBERS)
+@each("data, raw", MEMBERS.values(), ids=MEMBERS)
 def test_a_member_is_given_as_it_was_spelled(data: bytes, raw: bytes) -> None:
     assert loads(raw) == loads(data)["data"]
     assert member(data, "data") == raw
 
 
-@pytest.mark.parametrize(
+@each(
     "number",
     [
         "99999999999999.99",
@@ -175,7 +176,7 @@ def test_a_number_keeps_its_spelling(number: str) -> None:
     assert member(data, "data") == f'[{number},{{"a": {number}}}]'.encode()
 
 
-@pytest.mark.parametrize("data", [b"{}", b"[]", b'"data"', b"1", b'["data"]', b'{"x": {"data": 1}}', b'[{"data": 1}]'])
+@each("data", [b"{}", b"[]", b'"data"', b"1", b'["data"]', b'{"x": {"data": 1}}', b'[{"data": 1}]'])
 def test_a_member_that_is_not_there(data: bytes) -> None:
     loads(data)
     with pytest.raises(KeyError):
@@ -237,7 +238,7 @@ def test_random_members_mean_the_same_and_their_numbers_are_spelled_the_same() -
             assert not set(raw) & set(b"\t\r\n") and len(raw) <= len(data)
 
 
-@pytest.mark.parametrize(
+@each(
     "data",
     [
         b'{"' + b"\\\\" * 500_000 + b'": 1, "data": 2}',

@@ -14,7 +14,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from pythons import number, pythons
+from pythons import parts, pythons
 from support import ROOT, SECONDS, Client, Listener, eventually, held, mostly_slow, request
 
 import terminal
@@ -332,7 +332,7 @@ PROGRAMS = ("exposee.py", "receiver.py", "register_webhook.py", "walkthrough.py"
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_an_older_python_is_told_in_one_line(program: str) -> None:
-    found = {version: path for version, path in pythons().items() if (3, 6) <= number(version) < (3, 10)}
+    found = {version: path for version, path in pythons().items() if (3, 6) <= parts(version) < (3, 10)}
     if not found:
         pytest.skip("there is no Python from 3.6 to 3.9 on this machine")
     for version, path in found.items():

@@ -1,4 +1,4 @@
-"""Many threads at once: with an interpreter lock they take turns at any bytecode, on a free-threaded Python they do not."""
+"""Many threads at once: an interpreter lock lets them take turns, and on a free-threaded Python they do not wait."""
 
 from __future__ import annotations
 

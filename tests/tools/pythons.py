@@ -27,7 +27,7 @@ def version(path: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def number(version: str) -> tuple[int, ...]:
+def parts(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.rstrip("t").split(".")))
 
 
@@ -40,7 +40,7 @@ def pythons() -> dict[str, str]:
         match = NAME.fullmatch(os.path.basename(path))
         if match and match[1] not in found and version(path) == match[1]:
             found[match[1]] = path
-    return dict(sorted(found.items(), key=lambda item: number(item[0])))
+    return dict(sorted(found.items(), key=lambda item: parts(item[0])))
 
 
 if __name__ == "__main__":
