@@ -7,8 +7,8 @@ it can be slow, or stopped with Ctrl-S: the `Printer` prints in a thread of its 
 import os
 import sys
 
-# Every program imports this module before the others. So Python 3.6 has to be able to parse it and the programs: they are
-# without := and `from __future__ import annotations`.
+# Every program imports this module first. So Python 3.6 has to be able to parse it and the programs: no := and no
+# `from __future__ import annotations` in them.
 if sys.version_info < (3, 10):
     sys.stderr.write("Python 3.10 or newer is needed, this is %d.%d\n" % sys.version_info[:2])
     sys.exit(2)
