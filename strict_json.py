@@ -12,7 +12,6 @@ import re
 from typing import Any
 
 MAX_DEPTH = 64  # levels of nesting; Python's own limit is its stack
-STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 KEY = re.compile(r'[ \t\r\n{,]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*')
 
 
@@ -70,8 +69,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _depth(text: str) -> int:
     """Levels of nesting, counted before a parser sees the text: how deep one can go differs between Pythons."""
+    outside = text.replace("\\\\", "").replace('\\"', "").split('"')[::2]  # of strings, if it is JSON
     depth = deepest = 0
-    for character in re.findall(r"[\[\]{}]", STRING.sub("", text)):
+    for character in re.findall(r"[\[\]{}]", "".join(outside)):
         depth += 1 if character in "[{" else -1
         deepest = max(deepest, depth)
     return deepest
