@@ -14,7 +14,7 @@ Here it is decided what a request may do and what it is answered. server.py and 
 keeps the webhooks, delivery.py sends.
 
 Left out on purpose: accounts. There are local callers, who own the machine, and strangers, who came through a tunnel
-or the network and may do what the exercise needs (rules.py).
+or the network and may do what the exercise needs (callers.py, rules.py).
 """
 
 import terminal  # isort: skip  # first, so that a Ctrl-C during the other imports is no traceback
@@ -33,6 +33,7 @@ from typing import Any
 import options
 import strict_json
 from addresses import Guard
+from callers import is_delivery, is_local
 from delivery import Dispatcher, Full, NotPossible
 from durable import StoreError
 from journal import Journal
@@ -42,8 +43,6 @@ from rules import (
     Rules,
     check_secret,
     check_url,
-    is_delivery,
-    is_local,
     members,
     permit,
     preferred_wait,

@@ -1,6 +1,7 @@
 """The integrator's server: receives webhooks, prints them, and answers 204.
 
     POST /webhook-receiver    {"event", "data"}
+    GET  /  /requests         what arrived, for a browser on this machine (inbox.py)
 
 Try:  curl -i -H 'Content-Type: application/json' -d '{"event": "ping", "data": 1}' localhost:8080/webhook-receiver
 
@@ -24,6 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import options
+from inbox import Entry, Inbox
 from misbehaving import Misbehaviour
 from register_webhook import send
 from server import Routes, Server, stop_on_signals
@@ -59,20 +61,23 @@ class Receiver:
         self._lock = threading.Lock()  # guards the two below, and lets `handle` be called once at a time
         self._seen: dict[str, None] = {}  # webhook-ids, oldest first; `_end` removes one, an atomic step, without it
         self._misbehaviour = Misbehaviour()
-        self.routes: Routes = {PATH: {"POST": self.receive}}
+        inbox = Inbox(clock)
+        self.routes: Routes = {PATH: {"POST": inbox.recording(self.receive)}, **inbox.routes}
 
-    def receive(self, request: Request) -> Answer:
-        """Verify, print, handle, answer."""
-        verified = self._verify(request)  # before anything reads the body
+    def receive(self, request: Request, entry: Entry) -> Answer:
+        """Verify, print, handle, answer. What the page is to say of the request is noted in `entry`."""
+        verified = self._verify(request, entry)  # before anything reads the body
         try:
             payload = request.json()
             with self._lock:
                 misbehaviour = self._misbehaviour.answer(request)
         except Problem as problem:
+            entry.notes.append(problem.detail)
             self._say(f"Refused with {problem.status}: {problem.detail}")
             raise
         line = f"Received webhook payload: {json.dumps(payload, ensure_ascii=False)}{verified}"
         asked = [f"  answered as asked: respond={request.query['respond']}"] if misbehaviour else []
+        entry.notes += map(str.strip, asked)
         answer = misbehaviour or Answer(204)
         if answer.takeover or not 200 <= answer.status < 300:
             self._say(line, *asked)
@@ -81,9 +86,10 @@ class Receiver:
         event = payload.get("event") if isinstance(payload, dict) else None
         with self._lock:  # two requests with one webhook-id, even at the same time, are one message
             new = message_id not in self._seen
+            entry.duplicate = not new
             self._say(line if new else f"{line} (duplicate: {message_id} was acknowledged before)", *asked)
             if new and isinstance(event, str):
-                self._handle(event, payload.get("data"))
+                self._handle(event, payload.get("data"), entry)
             if new and message_id:
                 self._seen[message_id] = None
                 if len(self._seen) > SEEN:
@@ -91,25 +97,28 @@ class Receiver:
         answer.after = lambda sent: self._end(sent, message_id if new else "", event)
         return answer
 
-    def _verify(self, request: Request) -> str:
+    def _verify(self, request: Request, entry: Entry) -> str:
         """What is printed of a request's signatures. Problem 401 when one of them is missing or wrong."""
         if not self._secret:
             signed = "webhook-signature" in request.headers
             return " (signed, but there is no --secret here to verify it with)" if signed else ""
         body = request.body or b""
         check = verify(self._secret, request.headers, body, self._clock())
+        entry.verified, entry.notes = check
         if not check.good:
             line = f"Received webhook payload: {body[: terminal.SHOWN_BODY].decode('utf-8', 'backslashreplace')}"
             self._say(line, "  refused with 401, because", *(f"    {reason}" for reason in check.reasons))
             raise Problem(401, "the signature does not verify; the receiver's terminal says why")
         return f" ({check.reasons[0]})"
 
-    def _handle(self, event: str, data: Any) -> None:
+    def _handle(self, event: str, data: Any, entry: Entry) -> None:
         try:
             handle(event, data)
         except (Exception, SystemExit) as error:
             at = traceback.extract_tb(error.__traceback__)[-1]
-            self._say(f"  answered 500, because handle raised {error!r} at {os.path.basename(at.filename)}:{at.lineno}")
+            why = f"handle raised {error!r} at {os.path.basename(at.filename)}:{at.lineno}"
+            entry.notes.append(why)
+            self._say(f"  answered 500, because {why}")
             raise Problem(500, "handling the message failed; the receiver's terminal says why") from error
 
     def _end(self, sent: bool, message_id: str, event: object) -> None:
@@ -177,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return terminal.fail(error, 2)
     stop_on_signals(server)
-    printer.say(f"Receiver on {server.url}{PATH}, Ctrl-C stops it")
+    printer.say(f"Receiver on {server.url}{PATH}, its page on {server.url}, Ctrl-C stops it")
     server.run()
     printer.close("Stopped")
     return 0

@@ -1,12 +1,10 @@
-"""Who is asking, and what a request must be: each check returns the value or raises the Problem that names the field.
+"""What a request must be, and who may make it: each check returns the value or raises the Problem that names the field.
 
-A caller is the owner at this machine, or a stranger who came through a tunnel, a proxy, the network or a web page.
-What each of them may do is decided in exposee.py, and told to people in SECURITY.md.
+What owners and strangers (callers.py) may do is decided in exposee.py, and told to people in SECURITY.md.
 """
 
 from __future__ import annotations
 
-import functools
 import hmac
 import json
 import re
@@ -17,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from addresses import Guard, literal, spelled
+from callers import carries, is_local
 from messages import is_secret
 from wire import Problem, Request
 
@@ -28,53 +27,6 @@ URL = re.compile(r"https?://(\[[0-9a-f]*:[0-9a-f:.]*(?<!\.)\]|[a-z0-9_.-]+)(?::(
 LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # RFC 1123, 2.1; and _, which some networks use
 NAME = re.compile(rf"(?:{LABEL}\.)*(?!(?:\d+|0x[0-9a-f]*)$){LABEL}", re.IGNORECASE)  # it does not end in a number
 WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[,;]|$)", re.IGNORECASE)
-PROXY_FIELD = re.compile(  # how the fields begin that proxies and tunnels add
-    "(?:x-)?forwarded|via$|(?:x-|x-cluster-|true-)?client-ip|x-(?:real-ip|original-|envoy-|amzn-|azure-|remote-)|cdn-loop|"
-    "cf-|fastly-|fly-|ngrok-|tailscale-"
-)
-
-
-def is_local(request: Request) -> bool:
-    """Whether the caller sits at this machine: see "who may do what" in SECURITY.md.
-
-    Each condition alone can be met from outside: a tunnel's end and a web page in the owner's browser connect from
-    loopback, a name of the attacker's can resolve to 127.0.0.1, and nginx names us as the Host by default. A browser tells
-    which site made it ask (Fetch Metadata); a link to our page may stand anywhere, as it shows it to the owner alone.
-    """
-    site, mode, goal = (request.headers.get(f"sec-fetch-{name}") for name in ("site", "mode", "dest"))
-    follows_link = (request.method, request.path, mode, goal) == ("GET", "/", "navigate", "document")
-    return (
-        request.version == "1.1"  # nginx speaks HTTP/1.0 by default, the owner's programs do not
-        and spelled(request.peer) == "loopback"
-        and _is_loopback(request.authority)
-        and _is_loopback(request.headers.get("host", request.authority))
-        and request.headers.get("origin") in (None, f"http://{request.authority}")
-        and (site in (None, "same-origin", "none") or follows_link)
-        and not any(map(_is_of_proxy, request.headers))
-    )
-
-
-@functools.lru_cache(1_024)
-def _is_loopback(authority: str) -> bool:
-    return spelled(re.sub(r":\d*$", "", authority).strip("[]")) == "loopback"
-
-
-@functools.lru_cache(1_024)
-def _is_of_proxy(field: str) -> bool:
-    return PROXY_FIELD.match(field.replace("_", "-")) is not None
-
-
-def is_delivery(request: Request) -> bool:
-    """Whether an exposee sent this: a webhook that leads to its /trigger would never end."""
-    return "webhook-id" in request.headers and request.headers.get("user-agent", "").startswith("Exposee/")
-
-
-def carries(request: Request, token: str) -> bool:
-    """Whether the request has `Authorization: Bearer` with this token, which must not be empty."""
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    expected = token.strip().encode("utf-8", "surrogateescape")  # a field has no outer blanks (RFC 9110, 5.5)
-    same = hmac.compare_digest(value.strip().encode("latin-1"), expected)
-    return same and expected != b"" and scheme.lower() == "bearer"
 
 
 def permit(request: Request, carried: str | None) -> Callable[[str | None], None]:

@@ -73,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self._requests = RequestReader(self.rfile, self.server.transcript is not None, self.connection.sendall)
+        self._requests = RequestReader(self.rfile, self.connection.sendall)
 
     def handle_one_request(self) -> None:
         """Read a request and answer it; called until `close_connection` is True."""

@@ -26,7 +26,7 @@ MAX_FIELDS = 64  # header fields; a proxy adds a dozen to a client's dozen
 MAX_BODY = 1_048_576  # bytes; GitHub's cap is 25 MiB, but ours are a learner's events
 MAX_CHUNKS = 16_384  # a body of one-byte chunks costs us far more than its sender
 TOO_LARGE = f"the body is over {MAX_BODY:,} bytes"
-SEEN = 65_536  # bytes of a request that the transcript keeps
+SEEN = 65_536  # bytes of a request that are kept for transcripts
 
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, 5.6.2
 FIRST_BYTE = re.compile(rb"[\r\n]|" + TOKEN)
@@ -69,6 +69,8 @@ class Request(NamedTuple):
     body: bytes | None  # None: there was none, not even an empty one
     parameters: tuple[str, ...] = ()  # the values of {…} in the route
     version: str = "1.1"  # of HTTP; any but 1.0 is treated as this one
+    received: bytes = b""  # the request as it came, its first SEEN bytes
+    size: int = 0  # bytes of the whole request
 
     def json(self) -> Any:
         """The body as JSON. Problem 411, 415 or 400 when it is not."""
@@ -157,11 +159,11 @@ def _date(second: int) -> str:
 class RequestReader:
     """Reads requests from a connection, one after the other, as RFC 9112 (sections in brackets) has them.
 
-    About the newest one: `method`, `received` (its first bytes, if it is to `record`), and `size` (of all that came).
+    About the newest one: `method`, `received` (its first bytes), and `size` (of all that came).
     """
 
-    def __init__(self, stream: io.BufferedReader, record: bool, send: Callable[[bytes], object]) -> None:
-        self._stream, self._record, self._send = stream, record, send
+    def __init__(self, stream: io.BufferedReader, send: Callable[[bytes], object]) -> None:
+        self._stream, self._send = stream, send
 
     def read(self, peer: str) -> Request:
         """A whole request. Problem when it is not one we take, EOFError when it ends in the middle."""
@@ -178,7 +180,8 @@ class RequestReader:
             raise Problem(400, "the Host field is missing")
         authority, path, query = _split_target(self.method, target, headers.get("host", ""))
         body = self._body(headers, version == "1.0")
-        return Request(self.method, target, path, query, headers, authority, peer, body, (), version)
+        received = bytes(self.received), self.size
+        return Request(self.method, target, path, query, headers, authority, peer, body, (), version, *received)
 
     def _fields(self) -> dict[str, str]:
         """[5] Header fields, up to the empty line after them."""
@@ -246,9 +249,8 @@ class RequestReader:
         return data
 
     def _kept(self, data: bytes) -> bytes:
-        if self._record:
-            self.received += data[: SEEN - len(self.received)]
-            self.size += len(data)
+        self.received += data[: SEEN - len(self.received)]
+        self.size += len(data)
         return data
 
 

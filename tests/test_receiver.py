@@ -33,6 +33,7 @@ from support import (
 from test_verifying import BODY, ID, KEY, MISTAKES, SECRET, STANDARD, TIME, hexadecimal, signature, signed
 
 import receiver
+from inbox import Entry
 from receiver import Receiver, main, ping_back
 from server import Server
 from verifying import key_of
@@ -144,10 +145,10 @@ def test_an_id_whose_answer_could_not_be_sent_is_no_duplicate() -> None:
     head = {"content-type": "application/json", "webhook-id": "msg_1"}
     asked = Request("POST", PATH, PATH, {}, head, "localhost", "127.0.0.1", b"1")
     for sent in (False, True):
-        answer = it.receive(asked)
+        answer = it.receive(asked, Entry(asked, TIME))
         assert "duplicate" not in said[-1] and answer.after
         answer.after(sent)
-    it.receive(asked)
+    it.receive(asked, Entry(asked, TIME))
     assert "duplicate" in said[-1]
 
 
