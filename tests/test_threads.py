@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from support import EVENT, OTHER, SECONDS, Listener, Pair, eventually, fields
@@ -23,6 +21,7 @@ import server
 from delivery import NotPossible
 from messages import CANCELLED, DELIVERED, FAILED
 from terminal import Printer
+from wire import Request
 
 THREADS = 8
 WORK = 0.5  # seconds that the threads work against each other
@@ -97,11 +96,12 @@ def test_a_receiver_remembers_the_newest_ids_whatever_threads_do_at_once(monkeyp
     it = receiver.Receiver(say=lambda *lines: None)
 
     def receive(chance: random.Random) -> None:
-        headers = {"webhook-id": f"msg_{chance.randrange(20)}"}
-        request: Any = SimpleNamespace(json=lambda: {"event": EVENT}, headers=headers, query={}, target="/", body=b"")
-        after = it.receive(request).after
-        assert after
-        after(chance.random() < 0.5)
+        headers = {"webhook-id": f"msg_{chance.randrange(20)}", "content-type": "application/json"}
+        request = Request("POST", receiver.PATH, receiver.PATH, {}, headers, "localhost", "127.0.0.1", b'{"event": "e"}')
+        handler = it.routes[receiver.PATH]["POST"]
+        answer = handler(request) if handler else None
+        assert answer and answer.after
+        answer.after(chance.random() < 0.5)
 
     together(receive)
 
