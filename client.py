@@ -39,7 +39,8 @@ class Exchange(NamedTuple):
     """What one attempt came to. `error` is None exactly when a whole answer was received.
 
     `request` and `response` are the bytes as they passed; of the response the first KEPT_RESPONSE of `received`
-    bytes. `status` is 0 when no head came; `head` is the status line and the fields, each with its CR LF.
+    bytes. `request` is empty when there was no connection to send it on, also if it had been composed for one that had
+    died. `status` is 0 when no head came; `head` is the status line and the fields, each with its CR LF.
     """
 
     request: bytes
@@ -82,7 +83,8 @@ def exchange(pool: Pool, url: str, compose: Callable[[], bytes], deadline: float
     finally:
         if connection is not None:
             pool.give_back(connection) if keep else pool.discard(connection)
-    return Exchange(request, talk.kept, talk.received, talk.status, talk.head, error)
+    sent = b"" if talk.doing == "connecting" else request
+    return Exchange(sent, talk.kept, talk.received, talk.status, talk.head, error)
 
 
 class _Conversation:

@@ -13,12 +13,13 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, TypeVar
 
 Fsync = Callable[[int], None]  # os.fsync, or a test's replacement
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 WINDOWS = sys.platform == "win32"
 APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)  # Windows would write CR LF for LF
@@ -29,7 +30,7 @@ class StoreError(Exception):
 
 
 @contextlib.contextmanager
-def replacement(path: Path, pieces: Iterable[bytes], fsync: Fsync, mode: int) -> Iterator[str]:
+def replacement(path: Path, pieces: Iterable[bytes | memoryview], fsync: Fsync, mode: int) -> Iterator[str]:
     """Write and sync a second file, whose name is given; the `with` block ends with its taking the name `path`.
 
     After an OSError the old content is there. A file that exists keeps its mode, a new one gets `mode` less umask.
@@ -59,7 +60,7 @@ def replacement(path: Path, pieces: Iterable[bytes], fsync: Fsync, mode: int) ->
         raise
 
 
-def write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
     """Write all of `data`: a disk that fills up takes a part, and only the next call fails."""
     while data:
         data = data[os.write(descriptor, data) :]
@@ -76,12 +77,12 @@ def sync_directory(path: Path, fsync: Fsync) -> None:
 
 
 @contextlib.contextmanager
-def opening(path: Path) -> Iterator[None]:
+def opening(path: Path, cannot: str = "cannot be written") -> Iterator[None]:
     """Make a StoreError of an OSError at the start."""
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror}") from None
+        raise StoreError(f"{path}: {cannot}: {error.strerror}") from None
 
 
 def open_locked(name: str | Path, path: Path) -> int:
@@ -102,27 +103,29 @@ def open_locked(name: str | Path, path: Path) -> int:
     return descriptor
 
 
-class _Group(Generic[Item]):
+class _Group(Generic[Item, Result]):
     def __init__(self) -> None:
         self.items: list[Item] = []
-        self.error: Exception | None = None
-        self.written = threading.Lock()  # released once `error` says how it went
+        self.results: Sequence[Result | Exception] = ()
+        self.error: Exception | None = None  # of them all
+        self.written = threading.Lock()  # released once it is known how it went
         self.written.acquire()
 
 
-class GroupCommit(Generic[Item]):
+class GroupCommit(Generic[Item, Result]):
     """Items that come while others are written gather; the thread of the first of them writes them all together.
 
-    An exception of `write` is raised in every thread of the group. With one lock that all wait for instead, 16 threads
+    `write` returns a result for each item, or the exception to be raised in its thread; what it raises itself is raised
+    in every thread of the group. With one lock that all wait for instead, 16 threads
     have less than half the speed: newcomers take the lock, and the groups are of 2 items instead of 9.
     """
 
-    def __init__(self, write: Callable[[list[Item]], None]) -> None:
+    def __init__(self, write: Callable[[list[Item]], Sequence[Result | Exception]]) -> None:
         self._write = write
         self._turn = threading.Lock()  # held by the thread that touches the file; taken before _lock
         self.closed = False  # set in a turn: nothing is written any more
         self._lock = threading.Lock()  # guards the next
-        self._gathering: _Group[Item] = _Group()  # once this is closed the last one stays, with its error for all
+        self._gathering: _Group[Item, Result] = _Group()  # once this is closed the last one stays, with its error for all
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -132,24 +135,25 @@ class GroupCommit(Generic[Item]):
                 raise OSError("the exposee is shutting down")
             yield
 
-    def commit(self, item: Item) -> None:
+    def commit(self, item: Item) -> Result:
         """Return once `item` is written, by this thread or another. StoreError when the disk refused it."""
         with self._lock:
-            group = self._gathering
+            group, index = self._gathering, len(self._gathering.items)
             group.items.append(item)
-            first = len(group.items) == 1
-        if first:
+        if index == 0:
             self._write_group(group)
         with group.written:
-            if group.error:
-                raise group.error
+            result = group.error or group.results[index]
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    def _write_group(self, group: _Group[Item]) -> None:
+    def _write_group(self, group: _Group[Item, Result]) -> None:
         try:
             with self.turn():
                 with self._lock:
                     self._gathering = _Group()
-                self._write(group.items)
+                group.results = self._write(group.items)
         except OSError as error:
             group.error = StoreError(f"{error.strerror or error}: nothing was stored, try again later")
         except Exception as error:  # noqa: BLE001 - a StoreError that says more, or a bug, which must not look like success

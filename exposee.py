@@ -191,7 +191,7 @@ class Exposee:
             return wanted.get("url") in (None, delivery.url) and wanted.get("state") in (None, delivery.state)
 
         found = self._dispatcher.history.newest(matches, int(limit), wanted.get("message", ""))
-        return Answer(200, {"deliveries": [delivery.to_json() for delivery in found]})
+        return Answer(200, {"deliveries": [delivery.to_json(duration="duration" in wanted) for delivery in found]})
 
     def delivery(self, request: Request) -> Answer:
         self._rules.owner_only(request)
@@ -224,8 +224,8 @@ class Exposee:
                 if changes is None:
                     return
                 version, deliveries = changes
-                lines = [f"event: delivery\ndata: {json.dumps(delivery.to_json())}\n\n" for delivery in deliveries]
-                yield "".join(lines).encode() or b": nothing new\n\n"
+                changed = [json.dumps(delivery.to_json(duration=True)) for delivery in deliveries]
+                yield "".join(f"event: delivery\ndata: {text}\n\n" for text in changed).encode() or b": nothing new\n\n"
                 time.sleep(STREAM_PAUSE)
         finally:
             self._streams.release()
@@ -310,7 +310,7 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
     server = Server((chosen.host, chosen.port), {}, transcript)  # before any file is touched
     ending.callback(server.server_close)
     stop_on_signals(server)  # before anybody is told that it runs
-    store = WebhookStore(chosen.store, url_problem)
+    store = WebhookStore(chosen.store, url_problem, log=printer.say)
     ending.callback(store.close)
     journal = Journal(store.path.with_suffix(".deliveries.jsonl"))
     ending.callback(journal.close)

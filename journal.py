@@ -41,15 +41,14 @@ class Journal:
         self.path, self._fsync = Path(path), fsync
         self.warning: str | None = None  # of `read`
         self.line = 0  # of the record that `read` gave last
-        self._commits: GroupCommit[tuple[bytes, Callable[[], None]]] = GroupCommit(self._write)  # its turn: the file
+        self._commits: GroupCommit[tuple[bytes, Callable[[], None]], None] = GroupCommit(self._write)  # its turn: the file
         self._noting = threading.Lock()  # guards `_notes`
         self._notes: dict[Hashable, bytes] = {}
         self._synced = self._compacted_size = 0
-        self._doubtful = False  # a failed write may have left bytes after `_size`, or a crash may undo the new name
+        self._doubtful = True  # a crash or a failed write may have left bytes after `_size`; a crash may undo the name
         with opening(self.path):
             self._file = self._open()
             self._size = os.fstat(self._file).st_size
-            sync_directory(self.path, fsync)
 
     def _open(self) -> int:
         """Locks the file in case somebody removes the lock beside it. Windows removes no open file."""
@@ -79,10 +78,7 @@ class Journal:
         if needed:
             raise StoreError(f"{where}: not a record; mend it, or move the file away")
         self.warning = f"{where}: torn by a crash, dropped ({self._size - offset:,} bytes)"
-        self._size = offset
-        self._doubtful = True  # the next write cuts the file
-        with contextlib.suppress(OSError):
-            os.truncate(self._file, offset)
+        self._size = offset  # the first write cuts the file
 
     def commit(self, record: bytes, accepted: Callable[[], None] = lambda: None) -> None:
         """Return when a record and all earlier notes are on the disk (b"" is for the notes alone).
@@ -121,10 +117,11 @@ class Journal:
 
     # With the turn
 
-    def _write(self, group: list[tuple[bytes, Callable[[], None]]]) -> None:
+    def _write(self, group: list[tuple[bytes, Callable[[], None]]]) -> list[None]:
         self._append([record for record, _ in group], sync=True)
         for _, accepted in group:
             accepted()
+        return [None] * len(group)
 
     def _append(self, records: list[bytes], sync: bool) -> None:
         """Write the notes and then `records`; or leave the file as it was, and keep the notes."""

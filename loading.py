@@ -1,18 +1,25 @@
-"""Reads webhooks.json and the secrets, which people edit by hand: in any layout, and with the line of what is wrong."""
+"""Reads webhooks.json and the secrets, which people edit by hand: in any layout, and with the line of what is wrong.
+
+An edit of webhooks.json while the exposee runs is not read, but kept in a file of its own.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from durable import StoreError
+from durable import Fsync, StoreError, replacement
 from messages import is_secret
 from strict_json import explained
 
 Check = Callable[[str], str | None]  # returns the fault of a URL, or None
 MEND = "mend it, or name another --store"
+MAX_EDITS = 100  # that are kept
 
 
 def read_webhooks(path: Path, check: Check) -> list[tuple[str, str]]:
@@ -65,3 +72,67 @@ def _line_of_entry(text: str, number: int) -> int:
             start += 1
         _, end = decoder.raw_decode(text, start)
     return text.count("\n", 0, start) + 1
+
+
+def mark(path: str | Path) -> tuple[int, int, int] | None:
+    """Size, time in nanoseconds and inode of a file, of which an edit changes one; None if there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        found = os.stat(path)
+        return found.st_size, found.st_mtime_ns, found.st_ino
+    return None
+
+
+class Edits:
+    """Notices what somebody else has done to webhooks.json since the exposee has read or written it, and keeps it.
+
+    A stat tells that something may have changed; the content decides. `log` gets a line for a person.
+    """
+
+    def __init__(self, path: Path, fsync: Fsync, log: Callable[[str], None]) -> None:
+        self._path, self._fsync, self._log = path, fsync, log
+        self.expected = mark(path)  # of webhooks.json as the exposee has read or written it
+
+    def keep(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """To be called before webhooks.json, which should have these (url, event) pairs, is replaced.
+
+        OSError when there is an edit which cannot be kept.
+        """
+        found = mark(self._path)
+        if found == self.expected or (found and self._holds(pairs)):
+            return
+        if found:
+            self._keep()
+        else:
+            self._log(f"{self._path} was removed, and is written again; to remove it, stop the exposee first")
+        self.expected = found
+
+    def _keep(self) -> None:
+        edited = f"{self._path} was edited while the exposee runs, which reads it only at its start"
+        try:
+            kept = self._second_name()
+        except OSError as error:
+            self._log(f"{edited}; it cannot be kept: {error.strerror}; nothing is stored until you have moved it away")
+            raise OSError(error.errno, f"an edit of {self._path.name} cannot be kept: {error.strerror}") from None
+        self._log(f"{edited}; it is now {kept}: to use it, stop the exposee, give it its name back, start the exposee")
+
+    def _holds(self, pairs: Iterable[tuple[str, str]]) -> bool:
+        with contextlib.suppress(StoreError):
+            return set(read_webhooks(self._path, lambda url: None)) == set(pairs)
+        return False
+
+    def _second_name(self) -> Path:
+        """Give the file another name beside it, too. An earlier one of the same content will do."""
+        for number in range(1, MAX_EDITS + 1):
+            name = self._path.with_suffix(f".edited-{number}.json")
+            if not name.exists():
+                break
+            if name.read_bytes() == self._path.read_bytes():  # as a script leaves it that writes the same every day
+                return name
+        else:
+            raise OSError(errno.EEXIST, f"{MAX_EDITS} edits are kept already")
+        try:
+            os.link(self._path, name)  # in which an editor that is still writing goes on
+        except OSError:  # a file system without links
+            with replacement(name, [self._path.read_bytes()], self._fsync, self._path.stat().st_mode & 0o777):
+                pass
+        return name

@@ -9,40 +9,27 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from durable import (
-    Fsync,
-    GroupCommit,
-    StoreError,
-    open_locked,
-    opening,
-    replacement,
-    sync_directory,
-)
-from loading import Check, read_secrets, read_webhooks
+from durable import Fsync, GroupCommit, StoreError, open_locked, opening, replacement, sync_directory
+from loading import Check, Edits, mark, read_secrets, read_webhooks
 
 MAX_WEBHOOKS = 200_000
-CHUNK = 65_536  # bytes of webhooks.json that are copied to add a line
+CHUNK = 65_536  # bytes of webhooks.json that are copied to add a line; to copy all takes twice as long, at 100,000
 MAX_BYTES = 33_554_432  # of webhooks.json: 200,000 URLs of 2,048 characters would have 420 MB, and more in memory
 
 Permit = Callable[[str | None], None]  # gets the secret that a URL has, and raises to forbid a change
 
 
-class StoreFull(StoreError):
-    """There is no room for another webhook."""
-
-
 class _Snapshot:
     """All webhooks and secrets at one moment. It changes while it is staged, and never after that."""
 
-    def __init__(self, lines: dict[str, dict[str, str]], secrets: dict[str, str], chunks: list[bytes]) -> None:
+    def __init__(self, lines: dict[str, dict[str, bytes]], secrets: dict[str, str], chunks: list[bytes]) -> None:
         self.lines = lines  # of webhooks.json, by event type and URL
         self.secrets = secrets  # by URL; one without a webhook stays: an edit may have a typo
-        self.chunks = chunks  # the lines as bytes: a registration adds to the last; made anew after a removal
+        self.chunks = chunks  # the lines, joined: a registration adds to the last; none after a removal
 
     def copy(self) -> _Snapshot:
         lines = {event: urls.copy() for event, urls in self.lines.items()}
@@ -58,6 +45,9 @@ class _Snapshot:
         secret = self.secrets.get(url)
         return secret if secret and self.has(url) else None
 
+    def pairs(self) -> Iterator[tuple[str, str]]:
+        return ((url, event) for event, urls in self.lines.items() for url in urls)
+
     def count(self) -> int:
         return sum(map(len, self.lines.values()))
 
@@ -65,12 +55,10 @@ class _Snapshot:
         if not self.has(url):
             self.secrets.pop(url, None)  # one that was left in the file is not for whoever registers the URL now
         line = self.lines.setdefault(event, {})[url] = _line(url, event)
-        self._append(line)
-
-    def _append(self, line: str) -> None:
-        if not self.chunks or len(self.chunks[-1]) > CHUNK:
-            self.chunks.append(b"")
-        self.chunks[-1] += line.encode()
+        if self.chunks:
+            if len(self.chunks[-1]) > CHUNK:
+                self.chunks.append(b"")
+            self.chunks[-1] += line
 
     def remove(self, url: str, events: Iterable[str]) -> int:
         gone = [self.lines[event].pop(url) for event in events if self.registered(url, event)]
@@ -85,18 +73,17 @@ class _Snapshot:
         """Bytes of webhooks.json."""
         return sum(map(len, self.pieces()))
 
-    def pieces(self) -> list[bytes]:
+    def pieces(self) -> list[bytes | memoryview]:
         """webhooks.json, in parts."""
         if not self.chunks:
-            for line in chain.from_iterable(urls.values() for urls in self.lines.values()):
-                self._append(line)
-        first, *rest = self.chunks or [b""]
-        return [b"[" + first[1:], *rest, b"\n]\n" if first else b"]\n"]
+            self.chunks = [b"".join(chain.from_iterable(urls.values() for urls in self.lines.values()))]
+        first, *rest = self.chunks
+        return [b"[", memoryview(first)[1:], *rest, b"\n]\n"] if first else [b"[]\n"]
 
 
-def _line(url: str, event: str) -> str:
+def _line(url: str, event: str) -> bytes:
     """An entry of webhooks.json after the first, which has no comma."""
-    return ",\n" + json.dumps({"url": url, "event": event})
+    return b",\n" + json.dumps({"url": url, "event": event}).encode()
 
 
 Change = Callable[[_Snapshot], int]  # how many webhooks it has added or removed; it raises before it changes anything
@@ -106,38 +93,46 @@ class WebhookStore:
     """The webhooks, (url, event) pairs, and the secrets of URLs. All threads of one process may use it.
 
     StoreError when another process has the file, by whatever symbolic link, or when the file is not as expected.
+    `log` gets a line for a person when somebody else has changed the file.
     """
 
-    def __init__(self, path: str | Path, check: Check = lambda url: None, fsync: Fsync = os.fsync) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        check: Check = lambda url: None,
+        fsync: Fsync = os.fsync,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self.path = Path(os.path.realpath(path))  # a link stays a link, and all links to a file lead to one lock
         self._secrets_path = self.path.with_suffix(".secrets.json")
         self._fsync = fsync
-        self._changes: GroupCommit[tuple[Change, list[int | Exception]]] = GroupCommit(self._write)
-        self._stale = False  # whether a failed change has left something in the files
-        with opening(self.path):
+        self._changes: GroupCommit[Change, int] = GroupCommit(self._write)
+        self._stale = set[Path]()  # the files in which a failed change has left something
+        with opening(self.path.parent, "cannot be made a folder"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+        with opening(self.path):
             self._lock = open_locked(self.path.with_suffix(".lock"), self.path)
             try:
-                self._snapshot = self._load(check)
+                self._edits = Edits(self.path, fsync, log)
+                self._snapshot = _Snapshot({}, {}, [])
+                self._load(check)
             except BaseException:
                 os.close(self._lock)
                 raise
 
-    def _load(self, check: Check) -> _Snapshot:
-        loaded = _Snapshot({}, {}, [])
-        if not self.path.exists():
-            self._replace(self.path, loaded.pieces())
-            self._stale = False
-        for url, event in dict.fromkeys(read_webhooks(self.path, check)):
-            loaded.add(url, sys.intern(event))
-        if max(self.path.stat().st_size, loaded.size) > MAX_BYTES:
-            raise StoreError(f"{self.path} has more than {MAX_BYTES:,} bytes, the limit; name another --store")
-        loaded.secrets = read_secrets(self._secrets_path)
-        return loaded
+    def _load(self, check: Check) -> None:
+        if not self._edits.expected:
+            self._write_webhooks(self._snapshot)
+            self._stale.clear()
+        for url, event in read_webhooks(self.path, check):
+            self._snapshot.add(url, event)
+        if self._snapshot.size > MAX_BYTES:
+            raise StoreError(f"{self.path} would have more than {MAX_BYTES:,} bytes, the limit; name another --store")
+        self._snapshot.secrets = read_secrets(self._secrets_path)
 
     def webhooks(self) -> list[dict[str, str]]:
         """All webhooks, by event type, as in the file."""
-        return [{"url": url, "event": event} for event, urls in self._snapshot.lines.items() for url in urls]
+        return [{"url": url, "event": event} for url, event in self._snapshot.pairs()]
 
     def urls(self) -> list[str]:
         return list(dict.fromkeys(chain.from_iterable(self._snapshot.lines.values())))
@@ -169,14 +164,14 @@ class WebhookStore:
                 permit(staged.secret(url))
             size = staged.size + sum(len(_line(url, event)) for event in missing)
             if missing and (staged.count() + len(missing) > MAX_WEBHOOKS or size > MAX_BYTES):
-                raise StoreFull(f"{MAX_WEBHOOKS:,} webhooks and {MAX_BYTES:,} bytes are the limit: unregister some")
+                raise StoreError(f"{MAX_WEBHOOKS:,} webhooks and {MAX_BYTES:,} bytes are the limit: unregister some")
             for event in missing:
                 staged.add(url, event)
             if secret is not None:
                 staged.secrets[url] = secret
             return len(missing)
 
-        self._change(change)
+        self._changes.commit(change)
 
     def unregister(self, url: str, event: str, permit: Permit) -> int:
         """Remove one webhook, and the secret with the last one of its URL; returns 0 if there is none."""
@@ -186,33 +181,25 @@ class WebhookStore:
                 permit(staged.secret(url))
             return staged.remove(url, [event])
 
-        return self._change(change)
+        return self._changes.commit(change)
 
     def unregister_urls(self, urls: Iterable[str]) -> int:
         """Remove all webhooks of these URLs, as they are when they are read in its turn; returns the number removed."""
-        return self._change(lambda staged: sum(staged.remove(url, staged.lines) for url in list(urls)))
-
-    def _change(self, change: Change) -> int:
-        outcome: list[int | Exception] = []
-        self._changes.commit((change, outcome))
-        if isinstance(outcome[0], Exception):
-            raise outcome[0]
-        return outcome[0]
+        return self._changes.commit(lambda staged: sum(staged.remove(url, staged.lines) for url in list(urls)))
 
     # The files; only the thread that has the turn of `_changes` writes them
 
-    def _write(self, group: list[tuple[Change, list[int | Exception]]]) -> None:
+    def _write(self, group: list[Change]) -> list[int | Exception]:
         """Stage a group of changes, write the files, swap the snapshot."""
         self._put_back()
-        staged, changed = self._snapshot.copy(), 0
-        for change, outcome in group:
+        staged, outcomes = self._snapshot.copy(), list[int | Exception]()
+        for change in group:
             try:
-                outcome.append(count := change(staged))
-                changed += count
+                outcomes.append(change(staged))
             except Exception as error:  # noqa: BLE001 - refused; the others go on
-                outcome.append(error)
+                outcomes.append(error)
         try:
-            self._write_files(staged, changed > 0)
+            self._write_files(staged, changed=any(isinstance(count, int) and count for count in outcomes))
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._put_back()
@@ -220,6 +207,7 @@ class WebhookStore:
                 raise StoreError(f"{error.strerror}: the change may have been stored, try again later") from None
             raise
         self._snapshot = staged  # the swap
+        return outcomes
 
     def _write_files(self, new: _Snapshot, changed: bool) -> None:
         """Write what differs. A crash may come after each, and no entry may then lack its secret or have another's.
@@ -232,25 +220,32 @@ class WebhookStore:
         if between != old:
             self._write_secrets(between)
         if changed:
-            self._replace(self.path, new.pieces())
+            self._write_webhooks(new)
         if new.secrets != between:
             self._write_secrets(new.secrets)
-        self._stale = False
+        self._stale.clear()
 
     def _put_back(self) -> None:
-        """Write the snapshot to both files, if a failed change has left something in them."""
-        if self._stale:
+        """Write the snapshot to the files in which a failed change has left something."""
+        if self._secrets_path in self._stale:
             self._write_secrets(self._snapshot.secrets)
-            self._replace(self.path, self._snapshot.pieces())
-            self._stale = False
+        if self.path in self._stale:
+            self._write_webhooks(self._snapshot)
+        self._stale.clear()
 
     def _write_secrets(self, secrets: dict[str, str]) -> None:
-        self._replace(self._secrets_path, [json.dumps(secrets, separators=(",\n", ": ")).encode(), b"\n"], 0o600)
+        text = json.dumps(secrets, separators=(",\n", ": ")).encode()
+        with replacement(self._secrets_path, [text, b"\n"], self._fsync, 0o600):
+            self._stale.add(self._secrets_path)
+        sync_directory(self._secrets_path, self._fsync)
 
-    def _replace(self, path: Path, pieces: Iterable[bytes], mode: int = 0o666) -> None:
-        with replacement(path, pieces, self._fsync, mode):
-            self._stale = True
-        sync_directory(path, self._fsync)
+    def _write_webhooks(self, new: _Snapshot) -> None:
+        with replacement(self.path, new.pieces(), self._fsync, 0o666) as temporary:
+            self._edits.keep(self._snapshot.pairs())
+            written = mark(temporary)
+            self._stale.add(self.path)
+        self._edits.expected = written
+        sync_directory(self.path, self._fsync)
 
     def repair(self) -> None:
         """Put back the files that a failed change has left on the disk, if the disk lets us; never raises."""

@@ -6,7 +6,7 @@ import gc
 import shutil
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,8 @@ from serving import ROUTES, Watched, serving
 from support import SECONDS, Client, Listener, Pair, Transport, held
 
 import connections
+from rules import url_problem
+from store import WebhookStore
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,6 +61,22 @@ def disk() -> Iterator[Disk]:
     it = Disk()
     with held(it.gate):
         yield it
+
+
+@pytest.fixture
+def opened(tmp_path: Path, disk: Disk) -> Iterator[Callable[..., WebhookStore]]:
+    """Opens tmp_path/webhooks.json, after closing what was opened before; its fsync is `disk`."""
+    last: list[WebhookStore] = []
+
+    def open_again(log: Callable[[str], None] = print) -> WebhookStore:
+        for it in last:
+            it.close()
+        last[:] = [WebhookStore(tmp_path / "webhooks.json", url_problem, disk, log)]
+        return last[0]
+
+    yield open_again
+    for it in last:
+        it.close()
 
 
 @pytest.fixture

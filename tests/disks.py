@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from support import SECONDS, held
 
 
@@ -50,6 +51,38 @@ class Disk:
         self.failing = lambda number: False
 
 
+class Faults:
+    """Counts what a store or a journal asks of the disk, and lets it fail at the calls for which `failing` says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self.failing: Callable[[int], bool] = lambda number: False
+        for name in ("open", "replace", "unlink", "chmod", "link"):
+            monkeypatch.setattr(os, name, self.wrapped(getattr(os, name)))
+        self.real_write = os.write
+        monkeypatch.setattr(os, "write", self.write)
+        self.fsync = self.wrapped(no_sync)
+
+    def point(self) -> bool:
+        self.count += 1
+        return self.failing(self.count)
+
+    def wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *values, **options: full() if self.point() else function(*values, **options)
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        """A disk that fills up takes a part first."""
+        failing = self.point()
+        written = self.real_write(descriptor, data[: len(data) // 2] if failing else data)
+        return full() if failing else written
+
+    def fail(self, first: int, ever_after: bool) -> None:
+        self.count, self.failing = 0, lambda number: number >= first if ever_after else number == first
+
+    def mend(self) -> None:
+        self.failing = lambda number: False
+
+
 def together(disk: Disk, first: Callable[[], Any], *others: Callable[[], Any]) -> list[Future[Any]]:
     """Call `first`, and while the disk makes it wait, all the others."""
     disk.hold()
@@ -64,5 +97,5 @@ def together(disk: Disk, first: Callable[[], Any], *others: Callable[[], Any]) -
         assert disk.asked.wait(SECONDS)
         futures += [pool.submit(call, other) for other in others]
         barrier.wait(SECONDS)
-        threading.Event().wait(0.1)  # they are on their way to the queue, which nobody can see from here
+        threading.Event().wait(0.03)  # they are on their way to the queue, which nobody can see from here
     return futures

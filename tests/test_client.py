@@ -38,6 +38,15 @@ def test_what_is_written_and_kept_are_the_bytes_themselves(transport: Transport,
     assert outcome.head == b"HTTP/1.1 200 Fine\r\nX-Y:  z \r\nContent-Length: 3\r\n"
 
 
+def test_a_request_that_no_connection_took_was_not_sent(transport: Transport, listener: Listener) -> None:
+    """Although it was composed, for a kept connection that turned out to be dead."""
+    assert post(transport, listener.url()).status == 204
+    listener.close()
+    outcome = post(transport, listener.url())
+    assert outcome.error and outcome.error.startswith("connection refused")
+    assert outcome.request == b""
+
+
 def test_of_a_long_answer_the_beginning_is_kept(transport: Transport, listener: Listener) -> None:
     listener.answer = answer = b"HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\n" + b"0123456789" * 5_000
     outcome = post(transport, listener.url())

@@ -108,13 +108,14 @@ class Paper:
         self.groups: list[list[Any]] = []
         self.writing, self.disk = threading.Lock(), disk
 
-    def write(self, items: list[Any]) -> None:
+    def write(self, items: list[Any]) -> list[Any]:
         assert self.writing.acquire(blocking=False), "two threads write"
         try:
             self.disk(0)
             if "bug" in items:
                 raise ZeroDivisionError
             self.groups.append(items)
+            return [ValueError("refused") if item == "refused" else f"{item} is written" for item in items]
         finally:
             self.writing.release()
 
@@ -122,8 +123,8 @@ class Paper:
 def test_all_that_come_while_one_writes_are_the_next_group(disk: Disk) -> None:
     paper = Paper(disk)
     commits = GroupCommit(paper.write)
-    for future in together(disk, *[lambda n=n: commits.commit(n) for n in range(64)]):
-        future.result()
+    for number, future in enumerate(together(disk, *[lambda n=n: commits.commit(n) for n in range(64)])):
+        assert future.result() == f"{number} is written"
     assert paper.groups[0] == [0] and len(paper.groups) <= 4
     assert sorted(item for group in paper.groups for item in group) == list(range(64))
 
@@ -140,6 +141,15 @@ def test_a_failure_is_told_to_everybody_in_its_group_and_to_nobody_else(disk: Di
     with pytest.raises(ZeroDivisionError):
         commits.commit("bug")
     commits.commit("well again")
+
+
+def test_what_is_said_of_one_item_is_told_to_its_thread_alone_and_a_bug_to_all(disk: Disk) -> None:
+    commits = GroupCommit(Paper(disk).write)
+    calls = [lambda it=it: commits.commit(it) for it in (1, 2, "refused", 3)]
+    assert [str(future.exception()) for future in together(disk, *calls)] == ["None", "None", "refused", "None"]
+    calls = [lambda it=it: commits.commit(it) for it in (1, "bug", "bug", "bug")]
+    errors = [type(future.exception()) for future in together(disk, *calls)]
+    assert errors == [type(None)] + [ZeroDivisionError] * 3
 
 
 def test_nobody_waits_for_ever_when_many_commit_again_and_again(disk: Disk) -> None:

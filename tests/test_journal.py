@@ -42,6 +42,7 @@ def numbers(path: Path) -> list[int]:
 @pytest.fixture
 def journal(tmp_path: Path, disk: Disk) -> Iterator[Journal]:
     it = Journal(tmp_path / "deliveries.jsonl", disk)
+    it.flush()  # syncs the name
     yield it
     disk.mend()
     disk.gate.set()
@@ -107,6 +108,21 @@ def test_notes_go_with_the_next_commit_and_wait_for_no_disk(journal: Journal, di
     assert numbers(journal.path) == [1, 2, 3, 4] and disk.count == before + 1
 
 
+def test_a_name_is_synced_before_anybody_is_told_that_a_record_is_in_the_file(tmp_path: Path, disk: Disk) -> None:
+    journal = Journal(tmp_path / "deliveries.jsonl", disk)
+    before = disk.count
+    journal.commit(record(0))
+    assert disk.count == before + 2
+    journal.close()
+
+
+def test_a_journal_is_closed_also_when_its_notes_are_refused(journal: Journal, disk: Disk) -> None:
+    journal.note(0, record(0))
+    disk.fail()
+    journal.close()
+    Journal(journal.path, no_sync).close()
+
+
 def test_after_closing_a_commit_is_refused(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "deliveries.jsonl", no_sync)
     journal.note(0, record(0))
@@ -124,7 +140,7 @@ def test_a_torn_last_line_is_dropped_with_one_warning(tail: bytes, tmp_path: Pat
     journal = Journal(path, no_sync)
     assert [it["number"] for it in journal.read()] == [1, 2]
     assert journal.warning and journal.warning.startswith(f"{path}, line 3: ")
-    assert path.read_bytes() == record(1) + record(2)
+    assert journal.flush() and path.read_bytes() == record(1) + record(2)
     journal.commit(record(4))
     journal.close()
     assert numbers(path) == [1, 2, 4]
@@ -145,7 +161,7 @@ def test_from_a_broken_line_on_that_was_not_synced_all_is_dropped(broken: bytes,
     assert [it["number"] for it in journal.read()] == [1, 2, 4]
     assert journal.warning and f"{path}, line 6: " in journal.warning
     assert f"{len(broken + later):,} bytes" in journal.warning and "\n" not in journal.warning
-    assert path.read_bytes() == good
+    assert journal.flush() and path.read_bytes() == good
     journal.commit(record(5))
     journal.close()
     assert numbers(path) == [1, 2, 4, 5]
@@ -161,6 +177,17 @@ def test_a_broken_line_that_was_synced_stops_the_start_and_is_left_alone(
     path.write_bytes(data := before + record(2) + b'{"synced": %d}\n' % len(before) + record(3) + torn)
     journal = Journal(path, no_sync)
     with pytest.raises(StoreError, match=re.escape(f"{path}, line 2: ")):
+        list(journal.read())
+    journal.close()
+    assert path.read_bytes() == data
+
+
+def test_a_line_that_was_broken_by_hand_stops_the_start_also_without_a_mark(tmp_path: Path) -> None:
+    """A journal that was just compacted has no {"synced": N} yet: from the edit on all would be dropped."""
+    path = tmp_path / "deliveries.jsonl"
+    path.write_bytes(data := record(1) + b'{"number": two}\n' + record(3))
+    journal = Journal(path, no_sync)
+    with pytest.raises(StoreError, match="line 2: "):
         list(journal.read())
     journal.close()
     assert path.read_bytes() == data
@@ -245,10 +272,14 @@ def test_a_commit_of_nothing_makes_the_notes_durable(journal: Journal, disk: Dis
 def test_notes_are_kept_while_the_disk_refuses_them(
     journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def write(*_: object) -> None:
+        journal.note("b", record(5))  # comes meanwhile
+        full()
+
     journal.note("a", record(1))
     journal.note("b", record(2))
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full)
+        patch.setattr(os, "write", write)
         assert not journal.flush()
     journal.note("a", record(3))
     disk.fail()
@@ -256,7 +287,7 @@ def test_notes_are_kept_while_the_disk_refuses_them(
         journal.commit(record(4))
     disk.mend()
     assert numbers(journal.path) == []
-    assert journal.flush() and numbers(journal.path) == [3, 2]
+    assert journal.flush() and numbers(journal.path) == [3, 5]
 
 
 def test_no_order_of_locks_is_turned_around(journal: Journal) -> None:
@@ -365,9 +396,11 @@ def test_a_journal_that_has_grown_is_replaced(grown: Journal) -> None:
         grown.note(100, record(100))  # happens meanwhile
         yield record(99)
 
+    grown.commit(b"")
     grown.compact(records)
-    assert grown.path.read_bytes() == record(98) + record(99)
+    assert (new := grown.path.read_bytes()) == record(98) + record(99)
     grown.commit(record(101))
+    assert re.findall(rb'"synced": (\d+)', grown.path.read_bytes()) == [b"%d" % len(new)]
     assert numbers(grown.path) == [98, 99, 100, 101]
     assert list(grown.path.parent.glob("*.tmp")) == []
 

@@ -72,7 +72,7 @@ def test_2_000_that_hang_cost_no_thread_and_hold_up_nobody(tmp_path: Path) -> No
             began = time.monotonic()
             assert desk.settled(desk.trigger(OTHER, number)).state == DELIVERED
             assert time.monotonic() - began < 1
-        assert threading.active_count() == threads
+        assert threading.active_count() <= threads  # one of an earlier test may have ended
         fourth = [d for d in desk.accept(EVENT, 4).deliveries if d and d.url == URL]
         assert desk.settled(fourth[0]).state == DELIVERED
         desk.dispatcher.close(0.0)

@@ -1,4 +1,4 @@
-"""webhooks.json and the secrets: kill -9, a failing disk, sixty-four clients at once, and files edited by hand."""
+"""webhooks.json and the secrets: kill -9, a failing disk and sixty-four clients at once."""
 
 from __future__ import annotations
 
@@ -11,67 +11,24 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
-from disks import Disk, full, no_sync, together
+from disks import Disk, Faults, full, no_sync, together
+from stores import ENTRIES, SECRETS, A, B, C, D, anyone, nobody, register, text_of
 from support import ROOT, SECONDS, Client, Pair, Program, eventually, held, request
 
 import store as store_module
 from durable import StoreError
-from rules import url_problem
-from store import StoreFull, WebhookStore
-
-SECRETS = ["whsec_" + letter * 32 for letter in "ABC"]
-A, B, C, D = ENTRIES = [
-    {"url": "http://a.example/", "event": "payment_received"},
-    {"url": "http://b.example/?x=%22", "event": "payment_received"},
-    {"url": "http://a.example/", "event": "invoice_completed"},
-    {"url": "https://c.example:8443/d", "event": "payment_processed"},
-]
-GOOD = json.dumps(A)
-
-
-def anyone(secret: str | None) -> None:
-    """A permit for everybody."""
-
-
-def nobody(secret: str | None) -> None:
-    raise PermissionError("not yours")
-
-
-def text_of(*entries: dict[str, str]) -> str:
-    """webhooks.json with these entries, as it is always written."""
-    return "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n" if entries else "[]\n"
-
-
-def register(it: WebhookStore, *entries: dict[str, str], secret: str | None = None) -> None:
-    for entry in entries:
-        it.register(entry["url"], [entry["event"]], secret, anyone)
+from store import WebhookStore
 
 
 def temporary(folder: Path) -> list[Path]:
     return list(folder.glob("*.tmp"))
-
-
-@pytest.fixture
-def opened(tmp_path: Path, disk: Disk) -> Iterator[Callable[[], WebhookStore]]:
-    """Opens tmp_path/webhooks.json, after closing what was opened before; its fsync is `disk`."""
-    last: list[WebhookStore] = []
-
-    def open_again() -> WebhookStore:
-        for it in last:
-            it.close()
-        last[:] = [WebhookStore(tmp_path / "webhooks.json", url_problem, disk)]
-        return last[0]
-
-    yield open_again
-    for it in last:
-        it.close()
 
 
 # --- webhooks.json: what is in the file -----------------------------------------------------------------------
@@ -87,94 +44,32 @@ def test_the_file_has_an_entry_a_line(tmp_path: Path, opened: Callable[[], Webho
     assert file.read_text() == text_of(*ENTRIES)
 
 
-@pytest.mark.parametrize(
-    "text, entries",
-    [
-        ("[]", []),
-        (" [\n\n] ", []),
-        (text_of(*ENTRIES), ENTRIES),
-        (json.dumps(ENTRIES), ENTRIES),
-        (json.dumps(ENTRIES, indent=4).replace("\n", "\r\n"), ENTRIES),
-        (json.dumps(ENTRIES, separators=(",", ":")), ENTRIES),
-        ('[{"event":"e","url":"http:\\/\\/\\u0061.example\\/"}]', [{"url": "http://a.example/", "event": "e"}]),
-        (text_of(A, B, A, A), [A, B]),
-        (text_of(D, C, B, A), [D, C, B, A]),
-    ],
-)
-def test_any_layout_of_the_list_loads(
-    text: str, entries: list[dict[str, str]], tmp_path: Path, opened: Callable[[], WebhookStore]
-) -> None:
-    file = tmp_path / "webhooks.json"
-    file.write_bytes(text.encode())
-    it = opened()
-    assert sorted(it.webhooks(), key=str) == sorted(entries, key=str)
-    new = {"url": "http://new.example/", "event": "payment_received"}
-    register(it, new)
-    written = file.read_text().splitlines()
-    assert sorted(line.strip(",") for line in written[1:-1]) == sorted(map(json.dumps, [*entries, new]))
-    assert opened().count() == len(entries) + 1
-
-
-@pytest.mark.parametrize(
-    "text, line, reason",
-    [
-        ("nonsense", 1, "not JSON"),
-        ("", 1, "is empty, expected at least []"),
-        ("  \n", 1, "is empty, expected at least []"),
-        (f"[\n{GOOD}\n,\n\n]", 3, "not JSON"),
-        (f"[\n{GOOD[:-1]}\n, \n }}]", 3, "not JSON"),
-        ("{}", 1, "not a list"),
-        (GOOD, 1, "not a list"),
-        ("null", 1, "not a list"),
-        ("[1]", 1, "not an entry"),
-        ("[null]", 1, "not an entry"),
-        ("[[]]", 1, "not an entry"),
-        (f"[\n{GOOD},\n\n  {{}}]", 4, "not an entry"),
-        (f"[\n{GOOD},\n{GOOD[:-1]}", 3, "not JSON"),
-        (f"[\n{GOOD},\n]\n", 2, "not JSON"),
-        (f"[\n{GOOD}\n]\n[]", 4, "not JSON"),
-        (f'[{GOOD},\n{{"url": "http://b.example/"}}]', 2, "not an entry"),
-        ('[\n{"url": "http://b.example/", "event": "e", "secret": "s"}]', 2, "not an entry"),
-        ('[\n{"url": ["http://b.example/"], "event": "e"}]', 2, "not an entry"),
-        ('[\n{"url": "http://b.example/", "event": null}]', 2, "not an entry"),
-        ('[\n\n{"url": "ftp://b.example/", "event": "e"}]', 3, "http or https"),
-        ('[\n{"url": "http://b.example/\\u001b", "event": "e"}]', 2, "visible ASCII"),
-        ('[\n{"url": "http://b.example/\\ud800", "event": "e"}]', 2, "visible ASCII"),
-        ("[" * 100_000, 1, "nested too deeply"),
-        ("[1" + "0" * 5_000 + "]", 1, "not "),
-        ("\udcff", 1, "cannot be read"),
-    ],
-)
-def test_another_file_stops_the_start_and_is_left_alone(
-    text: str, line: int, reason: str, tmp_path: Path, opened: Callable[[], WebhookStore]
-) -> None:
-    file = tmp_path / "webhooks.json"
-    file.write_bytes(text.encode("utf-8", "surrogateescape"))
-    before = file.stat()
-    with pytest.raises(StoreError) as stopped:
-        opened()
-    assert str(stopped.value).startswith(f"{file}, line {line}: ") and reason in str(stopped.value)
-    after = file.stat()
-    assert (before.st_ino, before.st_mtime_ns, before.st_size) == (after.st_ino, after.st_mtime_ns, after.st_size)
-    assert {path.name for path in tmp_path.iterdir()} <= {"webhooks.json", "webhooks.lock"}
-    file.write_text(text_of(A))
-    assert opened().webhooks() == [A]  # mended, and nothing kept hold of it
-
-
 def test_a_place_where_nothing_can_be_written_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=re.escape(str(tmp_path / "file" / "webhooks.json"))):
+    with pytest.raises(StoreError, match=re.escape(f"{tmp_path / 'file'}: cannot be made a folder: ")):
         WebhookStore(tmp_path / "file" / "webhooks.json")
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(StoreError, match="folder.json"):
         WebhookStore(tmp_path / "folder.json")
 
 
-def test_a_missing_folder_is_created(tmp_path: Path) -> None:
-    it = WebhookStore(tmp_path / "a" / "b" / "webhooks.json", fsync=no_sync)
-    register(it, A)
-    it.close()
-    assert (tmp_path / "a" / "b" / "webhooks.json").read_text() == text_of(A)
+def test_a_missing_folder_is_made_once_the_port_is_bound(tmp_path: Path) -> None:
+    file = tmp_path / "some" / "new" / "folder" / "webhooks.json"
+    with Program("exposee.py", "--port", "0", "--store", "some/new/folder/webhooks.json", cwd=tmp_path) as exposee:
+        with Client(exposee.port) as client:
+            body = {"url": A["url"], "event_types": [A["event"]]}
+            assert client.ask(request("POST", "/webhooks/register", json.dumps(body).encode())).status == 200
+            assert file.read_text() == text_of(A)
+            file.write_text(text_of(D))
+            body["event_types"] = [C["event"]]
+            assert client.ask(request("POST", "/webhooks/register", json.dumps(body).encode())).status == 200
+        assert "webhooks.json was edited" in exposee.wait_for("webhooks.edited-1.json")
+        taken = str(exposee.port)
+        with Program("exposee.py", "--port", taken, "--store", "other/webhooks.json", cwd=tmp_path) as second:
+            assert second.wait() == 2 and not (tmp_path / "other").exists()
+    with Program("exposee.py", "--port", "0", "--store", "some/new/folder/webhooks.json/x.json", cwd=tmp_path) as third:
+        assert third.wait() == 2
+    assert len(third.lines) == 1 and f"{file}: " in third.lines[0]
 
 
 @pytest.mark.parametrize("position", range(4))
@@ -295,7 +190,7 @@ def test_no_200_leaves_before_the_disk_has_it(what: str, tmp_path: Path, disk: D
         disk.hold()
         client.send(change(pair, what))
         assert disk.asked.wait(SECONDS)
-        client.sock.settimeout(0.2)
+        client.sock.settimeout(0.05)
         with pytest.raises(TimeoutError):
             client.sock.recv(1)
         client.sock.settimeout(SECONDS)
@@ -306,13 +201,8 @@ def test_no_200_leaves_before_the_disk_has_it(what: str, tmp_path: Path, disk: D
 # --- webhooks.json: a full disk -------------------------------------------------------------------------------
 
 
-FAILURES = ["every fsync", "fsync 1", "fsync 2", "os.replace", "os.open", "os.chmod"]
-MORE = ["fsync 3", "fsync 4"]  # where there are two files to write, each of them and then its directory
-
-
-@pytest.mark.parametrize(
-    "what, failure", [*(("register", it) for it in FAILURES + MORE), *(("unregister", it) for it in FAILURES)]
-)
+@pytest.mark.parametrize("failure", ["every fsync", "fsync 2", "os.replace"])
+@pytest.mark.parametrize("what", ["register", "unregister"])
 def test_a_full_disk_is_a_503_and_changes_nothing(
     what: str, failure: str, tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -469,38 +359,6 @@ def test_a_secret_that_signs_nothing_stops_the_start(value: Any, tmp_path: Path)
 # --- every point at which a disk can fail ---------------------------------------------------------------------
 
 
-class Faults:
-    """Counts what a store asks of the disk, and lets it fail at the calls for which `failing` says so."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.count = 0
-        self.failing: Callable[[int], bool] = lambda number: False
-        for name in ("open", "replace", "unlink", "chmod"):
-            monkeypatch.setattr(os, name, self.wrapped(getattr(os, name)))
-        self.real_write = os.write
-        monkeypatch.setattr(os, "write", self.write)
-        self.fsync = self.wrapped(no_sync)
-
-    def point(self) -> bool:
-        self.count += 1
-        return self.failing(self.count)
-
-    def wrapped(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *values, **options: full() if self.point() else function(*values, **options)
-
-    def write(self, descriptor: int, data: bytes) -> int:
-        """A disk that fills up takes a part first."""
-        failing = self.point()
-        written = self.real_write(descriptor, data[: len(data) // 2] if failing else data)
-        return full() if failing else written
-
-    def fail(self, first: int, ever_after: bool) -> None:
-        self.count, self.failing = 0, lambda number: number >= first if ever_after else number == first
-
-    def mend(self) -> None:
-        self.failing = lambda number: False
-
-
 CHANGES: dict[str, Callable[[WebhookStore], object]] = {
     "a webhook": lambda it: register(it, D),
     "a webhook with a secret": lambda it: register(it, D, secret=SECRETS[2]),
@@ -517,8 +375,7 @@ def stored(it: WebhookStore) -> tuple[list[str], dict[str, str | None]]:
 
 def stored_in(folder: Path) -> tuple[list[str], dict[str, str | None]]:
     """What a start would find in these files."""
-    shutil.rmtree(folder / "copy", ignore_errors=True)
-    (folder / "copy").mkdir()
+    (folder / "copy").mkdir(exist_ok=True)
     for name in ("webhooks.json", "webhooks.secrets.json"):
         shutil.copy(folder / name, folder / "copy")
     it = WebhookStore(folder / "copy" / "webhooks.json", fsync=no_sync)
@@ -534,14 +391,13 @@ def test_whatever_fails_what_was_answered_is_stored_and_what_was_refused_is_not(
 ) -> None:
     faults = Faults(monkeypatch)
     refused = said_maybe = 0
+    edits: list[str] = []
     for point in itertools.count(1):
-        folder = tmp_path / str(point)
-        folder.mkdir()
-        (folder / "webhooks.json").write_text(text_of(A, B, C))
-        (folder / "webhooks.secrets.json").write_text(
+        (tmp_path / "webhooks.json").write_text(text_of(A, B, C))
+        (tmp_path / "webhooks.secrets.json").write_text(
             json.dumps({A["url"]: SECRETS[0], "http://left.example/": SECRETS[1]})
         )
-        it = WebhookStore(folder / "webhooks.json", fsync=faults.fsync)
+        it = WebhookStore(tmp_path / "webhooks.json", fsync=faults.fsync, log=edits.append)
         expected = stored(it)
         faults.fail(point, ever_after)
         try:
@@ -554,7 +410,7 @@ def test_whatever_fails_what_was_answered_is_stored_and_what_was_refused_is_not(
             assert stored(it) == expected
             if "nothing was stored" in str(error):
                 faults.failing, failing = lambda number: False, faults.failing
-                assert stored_in(folder) == expected, f"point {point}: {error}"
+                assert stored_in(tmp_path) == expected, f"point {point}: {error}"
                 faults.failing = failing
         hit = faults.count >= point
         it.repair()  # while the disk fails it does not raise
@@ -566,15 +422,16 @@ def test_whatever_fails_what_was_answered_is_stored_and_what_was_refused_is_not(
             expected = stored(it)
         else:
             it.close()
-        assert stored_in(folder) == expected, f"point {point}"
+        assert stored_in(tmp_path) == expected, f"point {point}"
         it.close()
-        left = json.loads((folder / "webhooks.secrets.json").read_text())
+        assert temporary(tmp_path) == [] or ever_after
+        left = json.loads((tmp_path / "webhooks.secrets.json").read_text())
         assert {url: secret for url, secret in left.items() if url != "http://left.example/"} == {
             url: secret for url, secret in expected[1].items() if secret
         }
         if not hit:
             break
-    assert refused >= 7 and bool(said_maybe) == ever_after
+    assert refused >= 7 and bool(said_maybe) == ever_after and edits == []
 
 
 @pytest.mark.parametrize("what", CHANGES)
@@ -635,9 +492,9 @@ def test_a_file_keeps_its_mode_and_a_new_one_honours_the_umask(tmp_path: Path) -
 
 def test_git_ignores_what_lies_beside_a_store_of_any_name_and_not_the_store() -> None:
     ignored = (ROOT / ".gitignore").read_text().split()
-    parts = (".secrets.json", ".secrets.json.tmp", ".json.tmp", ".lock", ".deliveries.jsonl", ".deliveries.jsonl.tmp")
+    parts = ".secrets.json .secrets.json.tmp .json.tmp .edited-1.json .lock .deliveries.jsonl .deliveries.jsonl.tmp"
     for store in ("webhooks", "my.hooks", "deliveries"):
-        for part in parts:
+        for part in parts.split():
             assert any(fnmatch(store + part, pattern) for pattern in ignored), store + part
         assert not any(fnmatch(f"{store}.json", pattern) for pattern in ignored)
 
@@ -680,14 +537,14 @@ def test_beyond_a_limit_a_registration_is_refused_in_words(
     register(it, A, B)
     monkeypatch.setattr(store_module, limit, 3 if limit == "MAX_WEBHOOKS" else len(text_of(A, B, C)))
     for events in (["e", "f"], ["x" * 100, "y" * 100]):
-        with pytest.raises(StoreFull, match="are the limit: unregister some"):
+        with pytest.raises(StoreError, match="are the limit: unregister some"):
             it.register("http://new.example/", events, SECRETS[0], anyone)
     register(it, C)  # exactly the limit
     register(it, A, B, C, secret=SECRETS[0])  # needs no room
     it.unregister(B["url"], B["event"], anyone)
     calls = [lambda n=n: it.register(f"http://{n}.ex/", ["e"], None, anyone) for n in range(8)]
     results = [future.exception() for future in together(disk, *calls)]
-    assert results.count(None) == 1 and len([it for it in results if isinstance(it, StoreFull)]) == 7
+    assert results.count(None) == 1 and len([it for it in results if "are the limit" in str(it)]) == 7
     size = (tmp_path / "webhooks.json").stat().st_size
     assert it.count() == 3 and size <= len(text_of(A, B, C))
     assert opened().count() == 3
@@ -704,15 +561,15 @@ def test_the_size_is_the_size_of_the_file(tmp_path: Path, opened: Callable[[], W
         assert it._snapshot.size == file.stat().st_size
 
 
-@pytest.mark.parametrize("layout", [{}, {"separators": (",", ":")}, {"indent": 40}], ids=["as is", "less", "more"])
-def test_a_file_beyond_the_limit_stops_the_start(
-    layout: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_would_be_beyond_the_limit_when_it_is_written_again_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also one that is within it now, and would not be when it is written again."""
-    (tmp_path / "webhooks.json").write_text(json.dumps(ENTRIES, **layout))
-    monkeypatch.setattr(store_module, "MAX_BYTES", len(text_of(*ENTRIES)) - (0 if "indent" in layout else 1))
+    (tmp_path / "webhooks.json").write_text(json.dumps(ENTRIES, separators=(",", ":")))
+    monkeypatch.setattr(store_module, "MAX_BYTES", len(text_of(*ENTRIES)) - 1)
     with pytest.raises(StoreError, match="the limit"):
         WebhookStore(tmp_path / "webhooks.json")
+    monkeypatch.setattr(store_module, "MAX_BYTES", len(text_of(*ENTRIES)))
+    WebhookStore(tmp_path / "webhooks.json").close()
 
 
 # --- many at once, again --------------------------------------------------------------------------------------
@@ -784,7 +641,7 @@ def test_a_change_costs_the_same_however_many_there_are(tmp_path: Path, monkeypa
         file.write_text(text_of(*({"url": f"http://h{n:05}.example/", "event": "e"} for n in range(size))))
         it = WebhookStore(file, fsync=no_sync)
         formatted[0], began = 0, time.thread_time()
-        for number in range(20):
+        for number in range(10):
             it.register(f"http://new{number:02}.example/", ["e"], None, anyone)
             it.unregister(f"http://h{size // 2 + number:05}.example/", "e", anyone)
         spent = time.thread_time() - began
@@ -793,14 +650,14 @@ def test_a_change_costs_the_same_however_many_there_are(tmp_path: Path, monkeypa
         return formatted[0], spent
 
     monkeypatch.setattr(json, "dumps", count)
-    small, large = cost(100), cost(20_000)
-    assert small[0] == large[0] < 20_000
-    assert large[1] < 40 * 0.025  # seconds of CPU: formatting 20,000 entries takes more
+    small, large = cost(100), cost(10_000)
+    assert small[0] == large[0] < 10_000
+    assert large[1] < 20 * 0.01  # seconds of CPU: formatting 10,000 entries takes more
 
 
 @pytest.mark.parametrize("name, line", [("webhooks.json", 2), ("webhooks.deliveries.jsonl", 2)])
 def test_the_program_says_in_one_line_which_file_stops_it(name: str, line: int, tmp_path: Path) -> None:
-    text = f"[{GOOD},\nnonsense" if name == "webhooks.json" else '{"a": 1}\nnonsense\n{"synced": 99}\n'
+    text = f"[{json.dumps(A)},\nnonsense" if name == "webhooks.json" else '{"a": 1}\nnonsense\n{"synced": 99}\n'
     if name != "webhooks.json":
         text = text.replace('{"a": 1}', '{"delivery": "dlv_unknown_0", "state": "delivered"}')
     (tmp_path / name).write_text(text)

@@ -164,6 +164,11 @@ class Browser:
         actions = [{"type": way, "value": KEYS[key]} for key in keys for way in ("keyDown", "keyUp")]
         self._call("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
 
+    def allow_clipboard(self, origin: str) -> None:
+        """Let pages from there write to the clipboard, as a click does anyway, and read it, so that a test can."""
+        granted = {"origin": origin, "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+        self._devtools("Browser.grantPermissions", granted)
+
     def accept(self) -> str:
         """Say yes to a question of the page's; returns the question."""
         text = self._call("GET", "/alert/text")

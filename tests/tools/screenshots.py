@@ -1,7 +1,7 @@
 """Remakes the picture of the page in the README, docs/console.png, with ten minutes of a small shop's business on it.
 
     python tests/tools/screenshots.py                 the picture of the README
-    python tests/tools/screenshots.py --all FOLDER    each size, light and dark; empty, full, and with a delivery open
+    python tests/tools/screenshots.py --all FOLDER    each size, light and dark; empty, 5 URLs, 500 URLs, failures
 
 Needs chromium and chromedriver, as test_browser.py does.
 """
@@ -16,8 +16,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # support.py, which knows where everything else is
 
@@ -29,7 +30,7 @@ from wire import Answer, Problem, Request
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the one of the Standard Webhooks specification
 STORY_SECONDS = 570  # that the page looks back on
-SIZES = {"wide": (1280, 800), "narrow": (360, 780)}
+SIZES = {"wide": (1280, 800), "narrow": (390, 780)}
 
 
 @contextmanager
@@ -72,6 +73,8 @@ def play(console: Console, behind: list[float], urls: list[str]) -> None:
     console.pair.register(shop_url, "payment_received", "payment_processed", "invoice_completed", secret=SECRET)
     console.pair.register(accounting_url, "payment_received", "invoice_processing", "invoice_completed", secret=SECRET)
     console.pair.register(gone_url, "invoice_completed")
+    console.pair.register(f"{shop_url}?for=mail", "payment_processed")
+    console.pair.register(f"{shop_url}?for=stock", "payment_received", "invoice_processing")
     events = ["payment_received"] * 5 + ["payment_processed"] * 4 + ["invoice_processing", "invoice_completed"]
     moments = sorted(chance.uniform(0, STORY_SECONDS) ** 1.1 % STORY_SECONDS for _ in range(70))
     for number, moment in enumerate(moments):
@@ -82,7 +85,31 @@ def play(console: Console, behind: list[float], urls: list[str]) -> None:
         console.pair.trigger(chance.choice(events), data, Prefer="wait=5")
     behind[0] = 0
     console.pair.trigger("payment_received", {"payment_id": "pay_1071", "amount": 4990, "note": "Zoë’s order"})
-    eventually(lambda: console.pair.call("GET", "/health").json()["under_way"] == 0)
+
+    def retried() -> bool:
+        waiting = console.pair.call("GET", "/deliveries?state=retrying").json()["deliveries"]
+        return all(delivery["attempt_count"] > 1 for delivery in waiting)
+
+    eventually(retried)
+
+
+def crowd(console: Console, url: str) -> None:
+    """500 URLs, each with a delivery."""
+    for number in range(500):
+        console.pair.register(f"{url}?shop={number}", "payment_received", "invoice_completed")
+    console.pair.trigger("payment_received", {"amount": 4990}, Prefer="wait=5")
+
+
+def ill(request: Request) -> Answer:
+    raise Problem(500, "the database is away")
+
+
+def fail(console: Console, urls: list[str]) -> None:
+    """Deliveries that fail, some of them before a byte was sent."""
+    for url in urls:
+        console.pair.register(url, "payment_received", "invoice_completed")
+    for number in range(4):
+        console.pair.trigger("payment_received", {"amount": 100 * number}, Prefer="wait=5")
 
 
 def show(browser: Browser, console: Console) -> None:
@@ -94,7 +121,7 @@ def show(browser: Browser, console: Console) -> None:
 
 
 def open_one(browser: Browser) -> None:
-    """Open a delivery with several attempts."""
+    """Open a delivery with several attempts, if there is one."""
     browser.run("""
         const rows = [...document.querySelectorAll("#list li")];
         (rows.find((row) => row.textContent.includes("2 attempts")) ?? rows[0]).querySelector("a").click();
@@ -102,19 +129,17 @@ def open_one(browser: Browser) -> None:
     browser.wait_for_text("#attempts summary", "Attempt")
 
 
-def take_all(browser: Browser, empty: Console, full: Console, folder: Path) -> None:
+def take_all(browser: Browser, consoles: dict[str, Console], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for (size, (width, height)), scheme in itertools.product(SIZES.items(), ("light", "dark")):
+    variants = itertools.product(consoles.items(), SIZES.items(), ("light", "dark"))
+    for (name, console), (size, (width, height)), scheme in variants:
         browser.resize(width, height, mobile=size == "narrow")
         browser.scheme(scheme)
-        show(browser, empty)
-        browser.screenshot(folder / f"{size}-{scheme}-empty.png", whole=True)
-        show(browser, full)
-        if size == "narrow":
-            browser.run("document.querySelector('#right').scrollIntoView()")
-        browser.screenshot(folder / f"{size}-{scheme}-full.png")
-        open_one(browser)
-        browser.screenshot(folder / f"{size}-{scheme}-open.png", whole=True)
+        show(browser, console)
+        browser.screenshot(folder / f"{size}-{scheme}-{name}.png", whole=name in ("empty", "five"))
+        if name != "empty":
+            open_one(browser)
+            browser.screenshot(folder / f"{size}-{scheme}-{name}-open.png")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -122,23 +147,28 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--all", type=Path, metavar="FOLDER", help="all variants, into this folder")
     folder = options.parse_args(argv).all
     behind = [float(STORY_SECONDS)]
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-        with (
-            receiver(8080, shop) as shop_url,
-            receiver(8081, accounting()) as accounting_url,
-            Console(Path(one)) as empty,
-            Console(Path(two), clock=lambda: time.time() - behind[0]) as full,
-            Browser() as browser,
-        ):
-            play(full, behind, [shop_url, accounting_url, "http://localhost:8099/webhook-receiver"])
-            if folder:
-                take_all(browser, empty, full, folder)
-            else:
-                show(browser, full)
-                open_one(browser)
-                target = ROOT / "docs" / "console.png"
-                target.parent.mkdir(exist_ok=True)
-                browser.screenshot(target)
+    nobody = "http://localhost:8099/webhook-receiver"
+    with ExitStack() as stack, Browser() as browser:
+        shop_url = stack.enter_context(receiver(8080, shop))
+        accounting_url = stack.enter_context(receiver(8081, accounting()))
+
+        def console(**options: Any) -> Console:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            return stack.enter_context(Console(place, **options))
+
+        five = console(clock=lambda: time.time() - behind[0])
+        play(five, behind, [shop_url, accounting_url, nobody])
+        if folder:
+            many, failing = console(), console(schedule=())
+            crowd(many, shop_url)
+            fail(failing, [stack.enter_context(receiver(8082, ill)), nobody])
+            take_all(browser, {"empty": console(), "five": five, "many": many, "failing": failing}, folder)
+        else:
+            show(browser, five)
+            open_one(browser)
+            target = ROOT / "docs" / "console.png"
+            target.parent.mkdir(exist_ok=True)
+            browser.screenshot(target)
     return 0
 
 
