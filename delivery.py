@@ -59,7 +59,7 @@ class Dispatcher:
     """Accepts messages and delivers them; safe to use from many threads.
 
     `clock` is Unix time, `monotonic` is what plans, `chance` gives numbers from 0 to 1, `log` gets a line for people
-    now and then, `show` every attempt and its delivery.
+    now and then, `show` the bytes of every attempt, as Printer.show takes them.
 
     `changed` is a lock and a bell. As a lock it guards the history, the endpoints and the attributes below; plain
     counters may be read without it. As a bell it is rung when deliveries change.
@@ -81,7 +81,7 @@ class Dispatcher:
         monotonic: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
         log: Callable[[str], None] = lambda line: None,
-        show: Callable[[Delivery, Attempt], None] | None = None,
+        show: Callable[..., None] | None = None,
         exchanging: Exchanging = exchange,
     ) -> None:
         self._store, self._journal, self._log, self._show = store, journal, log, show
@@ -216,17 +216,16 @@ class Dispatcher:
 
     # Unregistering
 
-    def cancel(self, url: str, event: str) -> None:
-        """This webhook was unregistered: what waits for it is not sent.
+    def cancel(self, url: str, event: str) -> int:
+        """This webhook was unregistered: what waits for it is not sent. Returns how many deliveries that concerns.
 
         That is on the disk when this returns. StoreError when the disk refused.
         """
         with self.changed:
             gone = self._cancel(url, lambda delivery: delivery.message.event == event)
             self.changed.notify_all()
-        if gone:
-            self._log(f"{event} -> {url}: unregistered, {gone} waiting cancelled")
         self._journal.commit(b"")  # also when a sender was quicker, and nothing waits any more
+        return gone
 
     def _cancel(self, url: str, concerns: Callable[[Delivery], bool]) -> int:
         """Cancel what waits for a URL, except for what it is registered for: that may have been registered anew."""
@@ -329,7 +328,10 @@ class Dispatcher:
 
     def compose(self, endpoint: Endpoint, delivery: Delivery) -> bytes:
         timestamp = int(self._schedule.clock())
-        return request(endpoint.head, delivery.message, timestamp, self._store.secret(endpoint.url))
+        data = request(endpoint.head, delivery.message, timestamp, self._store.secret(endpoint.url))
+        if self._show:  # before it is sent, so that what it causes stands below it
+            self._show(f"--- attempt {delivery.count + 1} of {delivery.id}: we call {endpoint.url}", ("> ", data, None))
+        return data
 
     def report(self, error: Exception) -> None:
         self._log(f"an error on our side: {error!r}")
@@ -352,9 +354,11 @@ class Dispatcher:
         if not self._store.has(delivery.url):  # unregistered meanwhile: let go of its endpoint, proven or not
             self._endpoints.withdraw(delivery.url, ())
         self._changed(delivery)
-        self._log_attempt(delivery, attempt)
         if self._show:
-            self._show(delivery, attempt)
+            ending = attempt.error or "it answers"
+            answer = [("< ", outcome.response, outcome.received)] if outcome.response else []
+            self._show(f"--- attempt {delivery.count} of {delivery.id} to {delivery.url}: {ending}", *answer)
+        self._log_attempt(delivery, attempt)
 
     def _failed(self, delivery: Delivery, outcome: Exchange) -> None:
         if outcome.error is None and outcome.status == 410:  # it does not want to hear from us again

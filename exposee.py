@@ -37,7 +37,7 @@ from callers import is_delivery, is_local
 from delivery import Dispatcher, Full, NotPossible
 from durable import StoreError
 from journal import Journal
-from messages import DELIVERED, PING, PING_DATA, STATES, Attempt, Delivery, body_of, new_message_id
+from messages import DELIVERED, PING, PING_DATA, STATES, Delivery, body_of, new_message_id
 from retries import RETRY_SCHEDULE
 from rules import (
     Rules,
@@ -52,6 +52,7 @@ from rules import (
 )
 from server import Routes, Server, page, stay_on_one_core, stop_on_signals
 from store import WebhookStore
+from terminal import brief
 from wire import MAX_BODY, Answer, Problem, Request
 
 EVENT_TYPES = ("payment_received", "payment_processed", "invoice_processing", "invoice_completed")
@@ -102,15 +103,21 @@ class Exposee:
         with refusals():
             self._store.register(url, events, secret, permit(request, secret))
         self._dispatcher.registered(url)
+        signed = ", signed" if self._store.secret(url) else ""
+        self._say(f"registered for {brief(', '.join(events))}{signed}: {brief(url)}")
         return Answer(200, {"message": f"Webhook registered for: {', '.join(events)}"})
 
     def unregister(self, request: Request) -> Answer:
         body = members(request, "url", "event", "secret")
         url, event, secret = text(body, "url"), text(body, "event"), check_secret(body.get("secret"))
+        gone = 0
         with refusals():
             count = self._store.unregister(url, event, permit(request, secret))
             if count or is_local(request):  # the owner may give up what waits for a webhook that is gone
-                self._dispatcher.cancel(url, event)
+                gone = self._dispatcher.cancel(url, event)
+        if count or gone:
+            cancelled = f", {gone} waiting cancelled" if gone else ""
+            self._say(f"unregistered from {brief(event)}{cancelled}: {brief(url)}")
         if not count:
             raise Problem(404, "0 webhook(s) unregistered")
         return Answer(200, {"message": f"{count} webhook(s) unregistered"})
@@ -132,8 +139,8 @@ class Exposee:
         self._rules.limit(request)
         self._rules.check_token_if_set(request)
         if is_delivery(request):
-            self._say("a webhook leads back to /trigger: refused with 508, as it would never end; unregister that URL")
-            raise Problem(508, "this is a delivery of an exposee: a webhook that leads to /trigger would never end")
+            endless = "this is a delivery of an exposee: a webhook that leads to /trigger would never end"
+            raise Problem(508, f"{endless}; unregister that URL")
         body = members(request, "event", "data")
         event = self._rules.check_event(body.get("event"))
         if "data" not in body:
@@ -149,16 +156,19 @@ class Exposee:
             answer = self._outcome(request, event, message.id, deliveries)
             answer.headers["Preference-Applied"] = f"wait={seconds:.0f}"
             return answer
-        queued = f"{event} queued for {len(deliveries)} webhook(s)"
+        queued = f"{event} queued for {len(deliveries)} webhook(s)" if deliveries else self._nobody(event)
         location = {"Location": f"/deliveries?message={message.id}"}
         return Answer(202, {"message": queued, "id": message.id}, location)
 
     def ping_back(self, request: Request) -> Answer:
         url = text(members(request, "url"), "url")
         if not self._store.has(url):
-            raise Problem(404, "url is not registered: register it first")
-        with refusals():
+            raise Problem(404, f"url is not registered: register {shown(url)} first")
+        try:
             self._dispatcher.confirm_ping(url)
+        except NotPossible as error:
+            raise Problem(409, self._rules.reason(request, url, str(error))) from None
+        self._say(f"ping confirmed: {brief(url)}")
         return Answer(200, {"event": PING, "data": PING_DATA})
 
     # For everyone as well
@@ -235,11 +245,18 @@ class Exposee:
     def _outcome(self, request: Request, what: str, message_id: str, deliveries: list[Delivery]) -> Answer:
         """How the first attempts went: a stranger learns the counts only."""
         delivered = sum(delivery.state == DELIVERED for delivery in deliveries)
-        body: dict[str, Any] = {"message": f"{what} delivered to {delivered} of {len(deliveries)} webhook(s)"}
-        body["id"] = message_id
+        message = f"{what} delivered to {delivered} of {len(deliveries)} webhook(s)"
+        if not deliveries:
+            message = self._nobody("any event" if what == "Ping" else what)
+        body: dict[str, Any] = {"message": message, "id": message_id}
         if self._rules.is_owner(request):
             body["deliveries"] = [delivery.to_json() for delivery in deliveries]
         return Answer(200, body)
+
+    def _nobody(self, event: str) -> str:
+        """That nothing is sent, also for the terminal, where a pair would wait for a delivery's line."""
+        self._say(f"nothing to deliver: nobody is registered for {event}")
+        return f"nobody is registered for {event}"
 
     def _wait(self, deliveries: list[Delivery], seconds: float) -> bool:
         if not self._waiting.acquire(blocking=False):
@@ -279,8 +296,9 @@ def parser() -> argparse.ArgumentParser:
     beside = f"the webhooks; secrets, journal and lock lie beside it {default}"
     add("--store", type=options.store_path, default="webhooks.json", help=beside)
     known, plan = ",".join(EVENT_TYPES), ",".join(f"{delay:.0f}" for delay in RETRY_SCHEDULE)
-    add("--event-types", type=options.event_names, default=known, help=f"known event types, comma-separated {default}")
-    delays = f"seconds between attempts, comma-separated; '' for one attempt only {default}"
+    names = f"known event types, comma-separated (default: {known.replace(',', ', ')})"
+    add("--event-types", type=options.event_names, default=known, help=names)
+    delays = f"seconds between attempts, comma-separated; '' for one attempt only (default: {plan.replace(',', ', ')})"
     add("--retry-schedule", type=options.schedule, default=plan, help=delays)
     add("--timeout", type=options.seconds, default="10", help=f"seconds for one attempt {default}")
     add("--workers", type=options.thread_count, default=1, metavar="N", help=f"sender threads {default}")
@@ -307,10 +325,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: contextlib.ExitStack) -> Server:
     """A server that is ready to run; `ending` stops and closes what it needs."""
     guard, transcript = Guard(chosen.allow_private), printer if chosen.raw else None
-    server = Server((chosen.host, chosen.port), {}, transcript)  # before any file is touched
+    server = Server((chosen.host, chosen.port), {}, transcript, printer.log)  # before any file is touched
     ending.callback(server.server_close)
     stop_on_signals(server)  # before anybody is told that it runs
-    store = WebhookStore(chosen.store, url_problem, log=printer.say)
+    store = WebhookStore(chosen.store, url_problem, log=printer.log)
     ending.callback(store.close)
     journal = Journal(store.path.with_suffix(".deliveries.jsonl"))
     ending.callback(journal.close)
@@ -321,13 +339,14 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
         schedule=chosen.retry_schedule,
         timeout=chosen.timeout,
         workers=chosen.workers,
-        log=printer.say,
-        show=show_attempt(printer) if chosen.raw else None,
+        log=printer.log,
+        show=printer.show if chosen.raw else None,
     )
     rules = Rules(chosen.event_types, guard, chosen.token or "")
-    server.set_routes(Exposee(store, dispatcher, rules, printer.say).routes)
+    server.set_routes(Exposee(store, dispatcher, rules, printer.log).routes)
     stay_on_one_core()
     printer.say(f"Exposee on {server.url}, Ctrl-C stops it")
+    printer.say(f"{chosen.store}: {contents(store)}, {waiting(dispatcher.counts()['waiting'])}")
     if chosen.token:
         printer.say("callers that look local need no token; behind nginx they all do, until it has README's two lines")
     for warning in warnings(store, journal, dispatcher, chosen.event_types):
@@ -336,12 +355,21 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
 
     def stop(error: type[BaseException] | None, *_: object) -> bool:
         hurried = error is KeyboardInterrupt  # a second Ctrl-C before `run` had ended
-        waiting = dispatcher.close(0.0) if hurried else dispatcher.close()
-        printer.close(f"Stopped; {waiting} {'delivery waits' if waiting == 1 else 'deliveries wait'} in {journal.path}")
+        left = dispatcher.close(0.0) if hurried else dispatcher.close()
+        printer.close(f"Stopped; {waiting(left)} in {journal.path}")
         return hurried
 
     ending.push(stop)
     return server
+
+
+def contents(store: WebhookStore) -> str:
+    webhooks, urls = store.count(), len(store.urls())
+    return f"{webhooks} webhook{'s' * (webhooks != 1)} of {urls} URL{'s' * (urls != 1)}"
+
+
+def waiting(count: int) -> str:
+    return f"{count} {'delivery waits' if count == 1 else 'deliveries wait'}"
 
 
 def warnings(
@@ -357,19 +385,6 @@ def warnings(
         count, url = sum(orphans.values()), next(iter(orphans))
         what = f"{count} deliveries wait for {len(orphans)} URLs that are not registered for them, such as {url}"
         yield f"{what}: register them to have these sent, or unregister them"
-
-
-def show_attempt(printer: terminal.Printer) -> Callable[[Delivery, Attempt], None]:
-    """A function that prints the bytes of an attempt."""
-
-    def show(delivery: Delivery, attempt: Attempt) -> None:
-        title = f"--- attempt {delivery.count} of {delivery.id}: we call {delivery.url}"
-        ending = f": {attempt.error}" if attempt.error else ""
-        exchange = attempt.exchange  # another thread may let go of it meanwhile
-        if exchange:
-            printer.show(title + ending, ("> ", exchange.request, None), ("< ", exchange.response, exchange.received))
-
-    return show
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 
 import strict_json
 from callers import is_local
-from server import Handler, Routes, page
+from server import Explained, Handler, Routes, page
 from terminal import SHOWN_MESSAGE, masked, printable, transcript
 from wire import Answer, Problem, Request
 
@@ -88,6 +88,8 @@ class Inbox:
             try:
                 answer = receive(request, entry)
             except Exception as error:
+                if isinstance(error, Problem) and not isinstance(error, Explained):
+                    entry.notes.append(error.detail)
                 self._keep(entry, error.status if isinstance(error, Problem) else 500)
                 raise
             self._keep(entry, None if answer.takeover else answer.status)

@@ -238,7 +238,7 @@ def solution_4(exposee: int, receiver: int) -> bytes:
     body = {"event": "invoice_processing", "data": "nobody has asked"}
     answer = talk(exposee, request("POST", "/trigger", body))
     assert answer.startswith(b"HTTP/1.1 202 ")
-    assert b"queued for 0 webhook(s)" in answer
+    assert b"nobody is registered for invoice_processing" in answer
     return answer
 
 

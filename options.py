@@ -6,21 +6,33 @@ import argparse
 import contextlib
 import ipaddress
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from terminal import printable
+from terminal import printable, say
 
 T = TypeVar("T")
+EXPOSEE, WEBHOOK = "http://localhost:3000", "http://localhost:8080/webhook-receiver"  # where both run by default
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Help whose lines break at blanks only, so that a URL or a name stays whole."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False)
 
 
 class Parser(argparse.ArgumentParser):
     """A command line whose mistakes are one line on stderr and exit code 2."""
 
     def __init__(self, description: str) -> None:
-        super().__init__(description=description)
+        super().__init__(description=description, formatter_class=_Formatter)
         self.color = False  # Python 3.14 has colours, older ones do not
+
+    def print_help(self, file: Any = None) -> None:
+        say(*self.format_help().splitlines())  # that of Python 3.10 fails when nobody reads it
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {printable(message)}; see --help\n")
@@ -64,6 +76,7 @@ def credential(variable: str) -> Callable[[str], str]:
 
 LABEL = r"\w(?:[\w-]{0,61}\w)?"  # of a host's name (RFC 1123, 2.1); urllib raises for a longer one, or an empty one
 PORT = "(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # up to 65535
+exposee_url, webhook_url = web_url(EXPOSEE, "EXPOSEE_URL", query=False), web_url(WEBHOOK, "WEBHOOK_URL")
 port_number = matching(PORT, "{!r} is not a port, expected a number from 0 to 65535", int)  # 0: any that is free
 thread_count = matching("[1-9]|[1-5][0-9]|6[0-4]", "{!r} is not a number from 1 to 64", int)
 host_name = matching("[!-~]+", "{!r} is no host, expected a name or an address such as 127.0.0.1", str)  # "" is all

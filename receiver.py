@@ -27,10 +27,10 @@ from typing import Any
 import options
 from inbox import Entry, Inbox
 from misbehaving import Misbehaviour
-from register_webhook import send
-from server import Routes, Server, stop_on_signals
+from register_webhook import reason, send
+from server import Explained, Routes, Server, stop_on_signals
 from verifying import key_of, verify
-from wire import Answer, Problem, Request
+from wire import Answer, Request
 
 PATH = "/webhook-receiver"
 SEEN = 10_000  # webhook-ids to remember; a sender's retries come within three days
@@ -67,14 +67,9 @@ class Receiver:
     def receive(self, request: Request, entry: Entry) -> Answer:
         """Verify, print, handle, answer. What the page is to say of the request is noted in `entry`."""
         verified = self._verify(request, entry)  # before anything reads the body
-        try:
-            payload = request.json()
-            with self._lock:
-                misbehaviour = self._misbehaviour.answer(request)
-        except Problem as problem:
-            entry.notes.append(problem.detail)
-            self._say(f"Refused with {problem.status}: {problem.detail}")
-            raise
+        payload = request.json()
+        with self._lock:
+            misbehaviour = self._misbehaviour.answer(request)
         line = f"Received webhook payload: {json.dumps(payload, ensure_ascii=False)}{verified}"
         asked = [f"  answered as asked: respond={request.query['respond']}"] if misbehaviour else []
         entry.notes += map(str.strip, asked)
@@ -108,7 +103,7 @@ class Receiver:
         if not check.good:
             line = f"Received webhook payload: {body[: terminal.SHOWN_BODY].decode('utf-8', 'backslashreplace')}"
             self._say(line, "  refused with 401, because", *(f"    {reason}" for reason in check.reasons))
-            raise Problem(401, "the signature does not verify; the receiver's terminal says why")
+            raise Explained(401, "the signature does not verify; the receiver's terminal says why")
         return f" ({check.reasons[0]})"
 
     def _handle(self, event: str, data: Any, entry: Entry) -> None:
@@ -119,7 +114,7 @@ class Receiver:
             why = f"handle raised {error!r} at {os.path.basename(at.filename)}:{at.lineno}"
             entry.notes.append(why)
             self._say(f"  answered 500, because {why}")
-            raise Problem(500, "handling the message failed; the receiver's terminal says why") from error
+            raise Explained(500, "handling the message failed; the receiver's terminal says why") from error
 
     def _end(self, sent: bool, message_id: str, event: object) -> None:
         """The answer has been sent; or it could not be sent, so the message comes again and counts as new."""
@@ -129,7 +124,9 @@ class Receiver:
             self._confirm()
 
 
-def ping_back(exposee: str, url: str, say: Callable[..., None]) -> Callable[[], None]:
+def ping_back(
+    exposee: str, url: str, say: Callable[..., None], transcript: terminal.Printer | None = None
+) -> Callable[[], None]:
     """A function that has a thread tell the exposee that a ping has arrived at `url`, and returns at once.
 
     Pings that arrive while the thread is busy are confirmed together: the exposee confirms its newest one.
@@ -139,8 +136,9 @@ def ping_back(exposee: str, url: str, say: Callable[..., None]) -> Callable[[], 
     def work() -> None:
         while pinged.wait():
             pinged.clear()
-            status, text = send("POST", f"{exposee.rstrip('/')}/webhooks/ping-back", {"url": url})
-            say(f"Ping-back Response: {status} {text}" if status else f"Ping-back failed: {text} ({exposee})")
+            status, text = send("POST", f"{exposee.rstrip('/')}/webhooks/ping-back", {"url": url}, transcript)
+            good = 200 <= status < 300
+            say(f"Ping-back Response: {status} {text}" if good else f"Ping-back failed: {reason(status, text)}")
 
     threading.Thread(target=work, name="ping-back", daemon=True).start()
     return pinged.set
@@ -162,9 +160,13 @@ def parser() -> argparse.ArgumentParser:
     add("--port", type=options.port_number, default=8080, help="port to listen on (default: %(default)s)")
     hidden = "whsec_..., to verify signatures, or WEBHOOK_SECRET (hidden from `ps`)"
     add("--secret", type=options.credential("WEBHOOK_SECRET"), default=os.environ.get("WEBHOOK_SECRET"), help=hidden)
-    exposee, ours = options.web_url("http://localhost:3000", query=False), f"http://localhost:8080{PATH}"
-    add("--ping-back", type=exposee, metavar="EXPOSEE_URL", help="confirm each ping there; needs --url")
-    add("--url", type=options.web_url(ours), help="our URL as it was registered, for --ping-back")
+    exposee, ours = os.environ.get("EXPOSEE_URL") or None, os.environ.get("WEBHOOK_URL") or None
+    theirs = "for --ping-back: the exposee's URL, or EXPOSEE_URL"
+    add("--exposee", type=options.exposee_url, default=exposee, metavar="URL", help=theirs)
+    mine = "for --ping-back: our URL as it was registered, or WEBHOOK_URL"
+    add("--url", type=options.webhook_url, default=ours, help=mine)
+    confirm = "confirm each ping at the exposee; needs --exposee (or its URL here) and --url"
+    add("--ping-back", type=options.exposee_url, nargs="?", const=True, metavar="EXPOSEE_URL", help=confirm)
     add("--raw", action="store_true", help="print every request and answer")
     add("--new-secret", action=NewSecret, nargs=0, help="print a new secret and end")
     return parser
@@ -173,20 +175,29 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a receiver until it is told to stop. 0 then; 2 for what keeps it from starting."""
     chosen = parser().parse_args(argv)
-    if bool(chosen.ping_back) != bool(chosen.url):
-        return terminal.fail("--ping-back EXPOSEE_URL and --url MY_PUBLIC_URL go together", 2)
+    exposee = chosen.exposee if chosen.ping_back is True else chosen.ping_back
+    needed = {"--exposee (or EXPOSEE_URL)": exposee, "--url (or WEBHOOK_URL), our URL as it was registered": chosen.url}
+    if chosen.ping_back and not all(needed.values()):
+        missing = " and ".join(name for name, value in needed.items() if not value)
+        return terminal.fail(f"--ping-back needs {missing}", 2)
     if chosen.secret and chosen.secret.startswith("whsec_") and not key_of(chosen.secret):
         wrong = "--secret (or WEBHOOK_SECRET) is not whsec_ and base64 of 24 to 64 bytes; make one with --new-secret"
         return terminal.fail(wrong, 2)
     printer = terminal.Printer()  # a slow terminal holds up no delivery
-    confirm = ping_back(chosen.ping_back, chosen.url, printer.say) if chosen.url else None
-    receiver = Receiver(chosen.secret or "", confirm=confirm, say=printer.say)
+    transcript = printer if chosen.raw else None
+    confirm = ping_back(exposee, chosen.url, printer.log, transcript) if chosen.ping_back else None
+    receiver = Receiver(chosen.secret or "", confirm=confirm, say=printer.log)
     try:
-        server = Server((chosen.host, chosen.port), receiver.routes, printer if chosen.raw else None)
+        server = Server((chosen.host, chosen.port), receiver.routes, transcript, printer.log)
     except OSError as error:
         return terminal.fail(error, 2)
     stop_on_signals(server)
     printer.say(f"Receiver on {server.url}{PATH}, its page on {server.url}, Ctrl-C stops it")
+    printer.say("signatures are verified" if chosen.secret else "no secret: signatures are not verified")
+    if chosen.ping_back:
+        printer.say(f"pings to {chosen.url} are confirmed at {exposee}")
+    elif chosen.url or chosen.exposee:
+        printer.say("pings are not confirmed: that takes --ping-back")
     server.run()
     printer.close("Stopped")
     return 0

@@ -4,7 +4,7 @@
     python register_webhook.py --ping | --ping-back | --unregister
 
 It sends one request (with --unregister, one for each event) and prints the answer. Exit code 0; 1 when the exposee
-refused or could not be reached; 2 when an option made no sense.
+refused or could not be reached, or when no ping was delivered; 2 when an option made no sense.
 """
 
 import terminal  # isort: skip  # first, so that a Ctrl-C during the other imports is no traceback
@@ -13,13 +13,16 @@ import argparse
 import http.client
 import json
 import os
+import re
 import socket
 import sys
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
 import options
+from addresses import spelled
 
 SECONDS = 15.0  # of silence from the exposee; GET /ping waits up to 5 s for the receivers
 MAX_ANSWER = 1_048_576  # bytes; the size is the exposee's claim
@@ -50,8 +53,8 @@ def calls(chosen: argparse.Namespace) -> list[tuple[str, str, str, Any]]:
     return [("Register", "POST", "/webhooks/register", {"url": url, "event_types": events, **secret})]
 
 
-def send(method: str, url: str, body: Any, raw: bool = False) -> tuple[int, str]:
-    """The status and the text of the answer; 0 and the reason when there was none."""
+def send(method: str, url: str, body: Any, transcript: terminal.Printer | None = None) -> tuple[int, str]:
+    """The status and the text of the answer; 0 and the reason when there was none. `transcript` prints the bytes."""
     kind = {} if body is None else {"Content-Type": "application/json"}
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {**kind, **FIELDS}, method=method)
@@ -72,12 +75,14 @@ def send(method: str, url: str, body: Any, raw: bool = False) -> tuple[int, str]
         error = getattr(failed, "reason", failed)  # of a URLError
         reason = next(hint for kind, hint in HINTS if isinstance(error, kind)).format(error=error, SECONDS=SECONDS)
     finally:
-        if raw:
-            show(request, data or b"", response, answer)
+        if transcript:
+            show(transcript, request, data or b"", response, answer)
     return 0, f"{reason} ({url})"
 
 
-def show(request: urllib.request.Request, data: bytes, response: Any, answer: bytes) -> None:
+def show(
+    transcript: terminal.Printer, request: urllib.request.Request, data: bytes, response: Any, answer: bytes
+) -> None:
     """Print a transcript. urllib does not show the bytes it writes, but these are the same."""
     asked = [f"{request.method} {request.selector} HTTP/1.1", "Accept-Encoding: identity"]
     asked += [f"{name.title()}: {value}" for name, value in request.header_items()]
@@ -86,19 +91,47 @@ def show(request: urllib.request.Request, data: bytes, response: Any, answer: by
         head = [f"HTTP/{response.version / 10} {response.status} {response.reason}"]
         head += [f"{name}: {value}" for name, value in response.headers.items()]
         messages.append(("< ", "\r\n".join([*head, "", ""]).encode("latin-1", "replace") + answer, None))
-    printer = terminal.Printer()
-    printer.show(f"--- {request.method} {request.full_url}", *messages)
-    printer.close()
+    transcript.show(f"--- {request.method} {request.full_url}", *messages)
+
+
+def reason(status: int, text: str) -> str:
+    """Why a request has failed, from what `send` returned."""
+    try:
+        text = str(json.loads(text)["detail"])  # problem+json
+    except (ValueError, TypeError, KeyError, RecursionError):
+        text = text[:200] if status else text
+    return f"{status} {text}" if status else text
+
+
+def outcomes(text: str) -> list[str]:
+    """The answer to a ping for people: the counts; and for a local caller of the exposee a line for each URL."""
+    try:
+        answer = json.loads(text)
+        lines = [str(answer["message"])]
+        for each in answer.get("deliveries", []):
+            outcome = each.get("error") or each.get("status") or "no answer yet"
+            lines.append(f"{each['state']:9}  {outcome}  {each['url']}")
+        return lines
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return [text]
+
+
+def far_away(url: str, exposee: str) -> str:
+    """A warning when the exposee cannot reach `url`, as it leads back to the machine or the network that it is on."""
+    here, there = (spelled(urllib.parse.urlsplit(each).hostname or "") for each in (url, exposee))
+    if here in ("public", there) or there == "loopback":
+        return ""
+    return f"warning: the exposee is elsewhere and cannot reach {url}: give the public URL of your tunnel with --url"
 
 
 def parser() -> argparse.ArgumentParser:
     parser = options.Parser("Register a webhook receiver at an exposee.")
     add, env = parser.add_argument, os.environ
-    theirs, mine = "http://localhost:3000", "http://localhost:8080/webhook-receiver"
-    exposee, receiver = options.web_url(theirs, "EXPOSEE_URL", query=False), options.web_url(mine, "WEBHOOK_URL")
-    theirs, mine = env.get("EXPOSEE_URL") or theirs, env.get("WEBHOOK_URL") or mine
-    add("--exposee", type=exposee, default=theirs, help="the exposee's URL, or EXPOSEE_URL (default: %(default)s)")
-    add("--url", type=receiver, default=mine, help="the receiver's URL, or WEBHOOK_URL (default: %(default)s)")
+    theirs, mine = env.get("EXPOSEE_URL") or options.EXPOSEE, env.get("WEBHOOK_URL") or options.WEBHOOK
+    exposee = "the exposee's URL, or EXPOSEE_URL (default: %(default)s)"
+    add("--exposee", type=options.exposee_url, default=theirs, metavar="URL", help=exposee)
+    webhook = "the receiver's URL, as the exposee reaches it, or WEBHOOK_URL (default: %(default)s)"
+    add("--url", type=options.webhook_url, default=mine, help=webhook)
     add("--events", default="payment_received", help="event types, comma-separated (default: %(default)s)")
     secret, hidden = options.credential("WEBHOOK_SECRET"), "to sign deliveries, or WEBHOOK_SECRET (hidden from `ps`)"
     add("--secret", type=secret, default=env.get("WEBHOOK_SECRET"), help=hidden)
@@ -106,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--unregister", action="store_true", help="unregister the events instead")
     what.add_argument("--ping", action="store_true", help="ping all registered URLs instead")
     what.add_argument("--ping-back", action="store_true", help="confirm a ping to the URL instead")
+    add("--json", action="store_true", help="with --ping: print the answer as it came")
     add("--raw", action="store_true", help="print every request and answer")
     return parser
 
@@ -113,17 +147,22 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Send the requests, one after the other; 1 if one of them failed."""
     chosen, code = parser().parse_args(argv), 0
+    warning = None if chosen.ping else far_away(chosen.url, chosen.exposee)
+    if warning:
+        terminal.say(warning, stream=sys.stderr)
     for title, method, path, body in calls(chosen):
-        status, text = send(method, chosen.exposee.rstrip("/") + path, body, chosen.raw)
+        transcript = terminal.Printer() if chosen.raw else None
+        status, text = send(method, chosen.exposee.rstrip("/") + path, body, transcript)
+        if transcript:
+            transcript.close()
         if 200 <= status < 300:
-            terminal.say(f"{title} Response: {status} {text}")
+            response = f"{title} Response: {status} {text}"
+            terminal.say(*outcomes(text) if chosen.ping and not chosen.json else [response])
+            if chosen.ping and re.match("Ping delivered to 0 |nobody ", outcomes(text)[0]):
+                code = 1
             continue
-        try:
-            text = str(json.loads(text)["detail"])  # problem+json
-        except (ValueError, TypeError, KeyError, RecursionError):
-            text = text[:200]
         what = f"Unregister of {body['event']}" if title == "Unregister" else title.replace("Register", "Registration")
-        terminal.say(f"{what} failed: {status} {text}" if status else f"{what} failed: {text}", stream=sys.stderr)
+        terminal.say(f"{what} failed: {reason(status, text)}", stream=sys.stderr)
         code = 1
         if not status:
             break  # the next request would meet the same

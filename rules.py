@@ -23,6 +23,7 @@ STRANGER_RATE, STRANGER_BURST = 10.0, 50.0  # pings and triggers of all stranger
 MAX_EVENT_TYPES = 64  # in one request
 MAX_URL = 2_048  # characters; what browsers and proxies take
 MAX_WAIT = 30.0  # seconds, of Prefer: wait
+ABROAD = ": this exposee is not on your machine; register the public URL of your tunnel with --url"
 URL = re.compile(r"https?://(\[[0-9a-f]*:[0-9a-f:.]*(?<!\.)\]|[a-z0-9_.-]+)(?::(\d{0,5}))?(?:[/?].*)?", re.IGNORECASE)
 LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # RFC 1123, 2.1; and _, which some networks use
 NAME = re.compile(rf"(?:{LABEL}\.)*(?!(?:\d+|0x[0-9a-f]*)$){LABEL}", re.IGNORECASE)  # it does not end in a number
@@ -88,7 +89,15 @@ class Rules:
         if spelled(host) == "link-local":
             raise Problem(403, f"{host} is a link-local destination, which nobody may register")
         if not is_local(request) and (reason := self._guard.refuse_spelling(host)):
-            raise Problem(403, reason)
+            raise Problem(403, reason + ABROAD * (spelled(host) == "loopback"))
+
+    def reason(self, request: Request, url: str, reason: str) -> str:
+        """Why a ping to `url` failed: a stranger learns no address, and nothing of a URL that strangers cannot have."""
+        if self.is_owner(request):
+            return reason
+        if self._guard.refuse_spelling(urllib.parse.urlsplit(url).hostname or ""):
+            return reason.partition(":")[0]
+        return re.sub(r"( resolves to the [a-z-]+ address) [0-9A-Fa-f:.%]+", r"\1", reason)
 
     def check_event(self, value: Any) -> str:
         if value not in self.event_types:

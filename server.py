@@ -11,6 +11,7 @@ waits for any client for ever. Left out on purpose: TLS, which is a tunnel's or 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import io
 import math
@@ -29,7 +30,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from terminal import Printer, say
+from terminal import Printer, brief, say
 from wire import Answer, Problem, Request, RequestReader
 
 MAX_CONNECTIONS = 128  # each is a thread: about 60 KiB
@@ -38,8 +39,14 @@ LINGER_SECONDS = 1.0  # for what a client still sends when we close (RFC 9112, 9
 HAS_LOCK = getattr(sys, "_is_gil_enabled", lambda: True)()  # one thread of Python runs at a time
 ACCEPT_PAUSE = 0.05  # seconds without accepting when there is no file descriptor for a connection
 
+AROUND_PATH = re.compile(r"^\w+://[^/?]*|\?.*")  # of a request target: these may have credentials
+
 Handler = Callable[[Request], Answer]
 Routes = Mapping[str, Mapping[str, "Handler | None"]]  # path, method, handler; {id} in a path takes one segment
+
+
+class Explained(Problem):
+    """A Problem of which the terminal has been told already."""
 
 
 class _Connection(socket.socket):
@@ -74,6 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self._requests = RequestReader(self.rfile, self.connection.sendall)
+        self._title = f"--- {self.client_address[0]} port {self.client_address[1]}"
 
     def handle_one_request(self) -> None:
         """Read a request and answer it; called until `close_connection` is True."""
@@ -93,13 +101,25 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> Answer:
         """The answer to the next request. EOFError when the client hangs up in the middle of it: no one reads one."""
         try:
-            request = self._requests.read(self.client_address[0])
+            request = self._read()
             self.close_connection = request.is_last()
             self.connection.deadline = math.inf
             return self.server.dispatch(request)
         except Problem as problem:
             self.close_connection |= problem.status == 411  # a body may follow nevertheless
+            if not isinstance(problem, Explained):
+                path = AROUND_PATH.sub("", self._requests.target)
+                what = f"{self._requests.method} {path}" if path else "a request"
+                self.server.log(f"{brief(what)}: {problem.status}, {brief(problem.detail)}")
             return problem.answer()
+
+    def _read(self) -> Request:
+        try:
+            return self._requests.read(self.client_address[0])
+        finally:
+            if self.server.transcript:  # before it is handled, so that what it causes stands below it
+                received = bytes(self._requests.received)
+                self.server.transcript.show(f"{self._title} asks", ("< ", received, self._requests.size))
 
     def _send(self, answer: Answer) -> None:
         if answer.takeover:
@@ -108,9 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection |= self.server.stopping or answer.stream is not None
         data = answer.encoded(self._requests.method == "HEAD", self.close_connection)
         if self.server.transcript:
-            title = f"--- {self.client_address[0]} port {self.client_address[1]} called"
-            asked = ("< ", bytes(self._requests.received), self._requests.size)
-            self.server.transcript.show(title, asked, ("> ", data, None))
+            self.server.transcript.show(f"{self._title} is answered", ("> ", data, None))
         self.connection.deadline = time.monotonic() + CLIENT_SECONDS
         self.connection.settimeout(CLIENT_SECONDS)
         self.connection.sendall(data)
@@ -121,7 +139,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """A thread for each connection, MAX_CONNECTIONS at most. `transcript` prints every exchange.
+    """A thread for each connection, MAX_CONNECTIONS at most.
+
+    `transcript` prints the bytes of all requests and answers. `log` gets a line for each Problem that is answered, but
+    for those that are Explained.
 
     When all are taken, or all file descriptors, the connection that has waited longest for its client makes room for
     the new one: a client that opens connections and says nothing cannot keep others out.
@@ -132,8 +153,14 @@ class Server(socketserver.ThreadingTCPServer):
     request_queue_size = 1_024  # http.server's 5 makes a burst of clients wait a second for their SYN
     allow_reuse_address = os.name != "nt"  # there it would let two servers share the port
 
-    def __init__(self, address: tuple[str, int], routes: Routes, transcript: Printer | None = None) -> None:
-        self.transcript, self.stopping = transcript, False
+    def __init__(
+        self,
+        address: tuple[str, int],
+        routes: Routes,
+        transcript: Printer | None = None,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.transcript, self.log, self.stopping = transcript, log, False
         self.set_routes(routes)
         self._lock = threading.Lock()  # guards the next one, and every shutdown: a closed descriptor may be reused
         self._open: set[_Connection] = set()
@@ -173,19 +200,23 @@ class Server(socketserver.ThreadingTCPServer):
             if match := pattern.fullmatch(request.path):
                 break
         else:
-            raise Problem(404, f"there is no {request.path} here; known are {', '.join(self._routes)}")
+            near = difflib.get_close_matches(request.path[:100], self._routes, 1)
+            expected = f"expected {near[0]}" if near else f"known are {', '.join(self._routes)}"
+            raise Problem(404, f"there is no {request.path} here, {expected}")
         allow = {"Allow": ", ".join(methods)}
         if request.method == "OPTIONS":
             return Answer(204, headers=allow)
         if request.method not in methods:
-            raise Problem(405, f"{request.path} takes {allow['Allow']}, not {request.method}", allow)
+            others = [path for path, (_, known) in self._routes.items() if request.method in known]
+            hint = f"; expected {request.method} {others[0]}" if len(others) == 1 else ""
+            raise Problem(405, f"{request.path} takes {allow['Allow']}, not {request.method}{hint}", allow)
         try:
             return methods[request.method](request._replace(parameters=match.groups()) if match.groups() else request)
         except Problem:
             raise
         except Exception as error:  # a bug: the client learns that it is ours, the terminal what it was
             _report(error, f"answering {request.method} {request.path}")
-            raise Problem(500, "an error on our side; the terminal of the server says more") from error
+            raise Explained(500, "an error on our side; the terminal of the server says more") from error
 
     def get_request(self) -> Any:
         """Accept a connection. While there is no file descriptor for it, it stays in the system's queue."""
@@ -207,6 +238,7 @@ class Server(socketserver.ThreadingTCPServer):
         if not busy:
             return super().process_request(request, client_address)
         request.settimeout(0)
+        self.log("a connection: 503, all connections are busy")
         with contextlib.suppress(OSError):
             request.sendall(Problem(503, "all connections are busy", {"Retry-After": "1"}).answer().encoded(close=True))
         self.shutdown_request(request)

@@ -25,13 +25,16 @@ def _stop(*_: object) -> "NoReturn":
 sys.excepthook = lambda kind, *rest: _stop() if kind is KeyboardInterrupt else sys.__excepthook__(kind, *rest)
 
 import contextlib  # noqa: E402
+import functools  # noqa: E402
 import re  # noqa: E402
 import signal  # noqa: E402
 import threading  # noqa: E402
+import time  # noqa: E402
 from collections import deque  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from typing import NoReturn, TextIO  # noqa: E402
 
+SHOWN_PART = 300  # characters that a line shows of what a stranger has chosen
 SHOWN_BODY, SHOWN_MESSAGE = 2_048, 32_768  # bytes that a transcript shows of a body, and keeps of a message until then
 QUEUED, QUEUED_BYTES = 1_000, 8_388_608  # items and bytes that wait for the terminal; the rest is counted and left out
 BATCH, PAUSE = 100, 0.05  # items printed at once, and the seconds after that: a line at a time, accepting events takes
@@ -82,6 +85,17 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def brief(text: str) -> str:
+    """What a line shows of a stranger's text: `printable`, secrets `masked`, SHOWN_PART characters at the most."""
+    start = printable(masked(text[:SHOWN_PART].encode("utf-8", "backslashreplace")).decode())
+    return start if len(text) <= SHOWN_PART >= len(start) else start[: SHOWN_PART - 3] + "..."
+
+
+@functools.lru_cache(1)
+def _time_of_day(second: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(second))
+
+
 def say(*lines: str, stream: TextIO | None = None) -> None:
     """Print lines at once, as scripts do; a stream that is closed, full or without a reader is no error."""
     with contextlib.suppress(OSError, ValueError):
@@ -120,7 +134,7 @@ def transcript(mark: str, data: bytes, length: int | None = None) -> list[Line]:
 
 
 class Printer:
-    """Prints in a thread of its own. `say` and `show` return at once, whatever the terminal does."""
+    """Prints in a thread of its own. `say`, `log` and `show` return at once, whatever the terminal does."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
@@ -136,8 +150,12 @@ class Printer:
         """Print these lines together."""
         self._put(sum(map(sys.getsizeof, lines)), lambda: [("", printable(line)) for line in lines])
 
+    def log(self, line: str, *details: str) -> None:
+        """Print what has happened, with the time of day in front; `details` are indented already."""
+        self.say(f"{_time_of_day(int(time.time()))} {line}", *details)
+
     def show(self, title: str, *messages: tuple[str, bytes, int | None]) -> None:
-        """Print an exchange: a title, then each (mark, first bytes, length in all) as a transcript."""
+        """Print bytes of HTTP: a title, then each (mark, first bytes, length in all) as a transcript."""
         cut = [(mark, data[:SHOWN_MESSAGE], length or len(data)) for mark, data, length in messages]
         size = sum(len(data) for _, data, _ in cut)
         self._put(size, lambda: [("", printable(title)), *(line for m in cut for line in transcript(*m)), ("", "")])

@@ -16,6 +16,7 @@ from typing import NamedTuple
 TOLERANCE = 300  # seconds that a timestamp may be off (Standard Webhooks); an older request may be a replay
 KEY_BYTES = range(24, 65)  # of a key (Standard Webhooks)
 MAX_REWRITTEN = 16_384  # bytes of a body that is written again to explain a failure: a forged one of 1 MiB cost seconds
+UNSIGNED = "  not sent by the exposee, or the URL was registered without a secret (register again with --secret)"
 
 
 class Check(NamedTuple):
@@ -33,7 +34,7 @@ def verify(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> 
     """
     standard, github = headers.get("webhook-signature"), headers.get("x-hub-signature-256")
     if standard is None and github is None:
-        return Check(False, ["there is no webhook-signature and no X-Hub-Signature-256: was it sent by the exposee?"])
+        return Check(False, ["there is no webhook-signature and no X-Hub-Signature-256:", UNSIGNED])
     bad = [] if standard is None else _standard(secret, standard, headers, body, now)
     bad += [] if github is None else _github(secret, github, body)
     if not bad and standard is None and secret.startswith("whsec_"):

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import itertools
 import json
+import re
 import textwrap
 import time
 from collections.abc import Callable, Sequence
@@ -182,7 +183,7 @@ class Lesson:
             self.say("The exposee received nothing.")
 
     def arrived(self, message: str, receiver: Program | None = None) -> list[str]:
-        """What the receiver has printed with --raw about the request with this message: a title and the dump.
+        """What the receiver has printed with --raw about the request with this message: a title and both dumps.
 
         It prints in the background, and its output includes requests that the reader has sent.
         """
@@ -191,7 +192,9 @@ class Lesson:
             for start in (index for index, line in enumerate(lines) if line.startswith("--- ")):
                 block = lines[start : lines.index("", start)] if "" in lines[start:] else []
                 if f"< webhook-id: {message}" in block:
-                    return block
+                    title = block[0].replace(" asks", " is answered")
+                    rest = lines[lines.index(title, start) + 1 :] if title in lines[start:] else []
+                    return [*block, *rest[: rest.index("")]] if "" in rest else []
             return []
 
         block: list[str] = (receiver or self.programs.receiver).wait_for(found, f"a transcript of {message}")
@@ -210,11 +213,12 @@ class Lesson:
         def found(printed: list[str]) -> list[str]:
             block: list[str] = []
             for line in printed[self._printed :]:
-                if line.startswith(("Received", "--- ")):  # the block before this line is complete
+                received = re.match(r"\d\d:\d\d:\d\d Received", line)
+                if received or line.startswith("--- "):  # the block before this line is complete
                     if any(text in one for one in block):
                         return block
                     block = []
-                if not line.startswith(("< ", "> ", "--- ")) and (block or line.startswith("Received")):
+                if not line.startswith(("< ", "> ", "--- ")) and (block or received):
                     block.append(line)
             return []
 

@@ -160,6 +160,7 @@ VARYING = [
     (re.compile(r'(?<="time": )\d{10}\.\d+'), f"{NOON}.0"),
     (re.compile(rf"(webhook-timestamp: |msg_\w{{24}}\.)(?!{PAST})\d{{10}}"), rf"\g<1>{NOON}"),
     (re.compile(r"\b\d+ s old\b"), f"{NOON - PAST} s old"),
+    (re.compile(r"(?m)^\d\d:\d\d:\d\d(?= )"), "12:00:00"),
     (re.compile(r"(?<=next attempt in )\d+(?= s\b)"), "1"),
 ]
 

@@ -159,7 +159,7 @@ def _date(second: int) -> str:
 class RequestReader:
     """Reads requests from a connection, one after the other, as RFC 9112 (sections in brackets) has them.
 
-    About the newest one: `method`, `received` (its first bytes), and `size` (of all that came).
+    About the newest one: `method`, `target`, `received` (its first bytes) and `size` (of all that came).
     """
 
     def __init__(self, stream: io.BufferedReader, send: Callable[[bytes], object]) -> None:
@@ -167,21 +167,21 @@ class RequestReader:
 
     def read(self, peer: str) -> Request:
         """A whole request. Problem when it is not one we take, EOFError when it ends in the middle."""
-        self.method, self.received, self.size = "", bytearray(), 0
+        self.method, self.target, self.received, self.size = "", "", bytearray(), 0
         if not FIRST_BYTE.match(self._stream.peek(1)):
             raise Problem(400, "that is not plain HTTP; is the client speaking https?")
         if (line := self._line("request line", 414)) == b"\r\n":  # [2.2] one empty line before it is tolerated
             line = self._line("request line", 414)
         if not (match := REQUEST_LINE.fullmatch(line)):  # [3]
             raise Problem(400, "malformed request line, expected METHOD SP target SP HTTP/1.1 CR LF")
-        self.method, target, version = (part.decode() for part in match.groups())
+        self.method, self.target, version = (part.decode() for part in match.groups())
         headers = self._fields()
         if "host" not in headers and version != "1.0":  # [3.2]
             raise Problem(400, "the Host field is missing")
-        authority, path, query = _split_target(self.method, target, headers.get("host", ""))
+        authority, path, query = _split_target(self.method, self.target, headers.get("host", ""))
         body = self._body(headers, version == "1.0")
         received = bytes(self.received), self.size
-        return Request(self.method, target, path, query, headers, authority, peer, body, (), version, *received)
+        return Request(self.method, self.target, path, query, headers, authority, peer, body, (), version, *received)
 
     def _fields(self) -> dict[str, str]:
         """[5] Header fields, up to the empty line after them."""

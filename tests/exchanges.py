@@ -178,6 +178,12 @@ EXCHANGES = [
         headers=STRANGER,
     ),
     refused(
+        "register localhost through a tunnel", REGISTER, {"url": "http://localhost:8080/hook", "event_types": [A]}, 403,
+        "localhost is a loopback destination, which strangers may not register: this exposee is not on your machine; "
+        "register the public URL of your tunnel with --url",
+        headers=STRANGER,
+    ),
+    refused(
         "register as a form", REGISTER, b"url=x", 415,
         Like("add -H 'Content-Type: application/json'", ".*-H 'Content-Type: application/json'.*"),
         headers={"Content-Type": "application/x-www-form-urlencoded"},
@@ -212,7 +218,11 @@ EXCHANGES = [
     ),
     Exchange(
         "ping nobody", "GET", "/ping", 200,
-        {"message": "Ping delivered to 0 of 0 webhook(s)", "id": MESSAGE, "deliveries": []}, lacks=(A, B),
+        {"message": "nobody is registered for any event", "id": MESSAGE, "deliveries": []}, lacks=(A, B),
+    ),
+    Exchange(
+        "ping nobody through a tunnel", "GET", "/ping", 200,
+        {"message": "nobody is registered for any event", "id": MESSAGE}, headers=STRANGER, lacks=(A, B),
     ),
     Exchange(
         "ping-back", "POST", PING_BACK, 200, PING_EVENT, {"url": "{url}"}, needs=(A, PINGED), adds=(CONFIRMED,)
@@ -236,8 +246,13 @@ EXCHANGES = [
         headers={"Prefer": "wait=5"}, answer_headers={"Preference-Applied": "wait=5"}, needs=(A,), adds=(TRIGGERED,),
     ),
     Exchange(
-        "trigger for nobody", "POST", "/trigger", 202, {"message": f"{A} queued for 0 webhook(s)", "id": MESSAGE},
+        "trigger for nobody", "POST", "/trigger", 202, {"message": f"nobody is registered for {A}", "id": MESSAGE},
         EVENT, answer_headers={"Location": LOCATION}, lacks=(A,),
+    ),
+    Exchange(
+        "trigger for nobody and wait", "POST", "/trigger", 200,
+        {"message": f"nobody is registered for {A}", "id": MESSAGE, "deliveries": []}, EVENT,
+        headers={"Prefer": "wait=5"}, answer_headers={"Preference-Applied": "wait=5"}, lacks=(A,),
     ),
     refused(
         "trigger an unknown event", "/trigger", {"event": "lunch", "data": 1}, 422,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from support import PROMPTLY, SECONDS, Client, Response, request
@@ -49,8 +49,10 @@ ROUTES: Routes = {
 class Watched(Server):
     """A server whose tests know when a connection's thread has come to its end."""
 
-    def __init__(self, routes: Routes, transcript: Printer | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), routes, transcript)
+    def __init__(
+        self, routes: Routes, transcript: Printer | None = None, log: Callable[[str], None] = lambda line: None
+    ) -> None:
+        super().__init__(("127.0.0.1", 0), routes, transcript, log)
         self.timeout = PROMPTLY
         self.ended = threading.Semaphore(0)
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -64,8 +66,10 @@ class Watched(Server):
 
 
 @contextlib.contextmanager
-def serving(routes: Routes, transcript: Printer | None = None) -> Iterator[Watched]:
-    server = Watched(routes, transcript)
+def serving(
+    routes: Routes, transcript: Printer | None = None, log: Callable[[str], None] = lambda line: None
+) -> Iterator[Watched]:
+    server = Watched(routes, transcript, log)
     server.thread.start()
     try:
         yield server

@@ -264,7 +264,7 @@ class Pair:
         self.dispatcher = Dispatcher(self.store, self.journal, guard, **options)
         rules = Rules(front.pop("event_types", EVENT_TYPES), guard, **front)
         self.exposee = Exposee(self.store, self.dispatcher, rules, self.log.append)
-        self.server = Server(("127.0.0.1", 0), self.exposee.routes)
+        self.server = Server(("127.0.0.1", 0), self.exposee.routes, log=self.log.append)
         self.server.timeout = PROMPTLY
         self.port, self.url = self.server.server_port, self.server.url
         self.dispatcher.start()
@@ -424,10 +424,10 @@ class Desk:
         self.store.register(url, events, secret, lambda _: None)
         self.dispatcher.registered(url)
 
-    def unregister(self, url: str, event: str) -> None:
-        """As exposee.py does it."""
+    def unregister(self, url: str, event: str) -> int:
+        """As exposee.py does it; how many deliveries have waited for it."""
         assert self.store.unregister(url, event, lambda _: None) == 1
-        self.dispatcher.cancel(url, event)
+        return self.dispatcher.cancel(url, event)
 
     def accept(self, event: str = EVENT, data: Any = None) -> Message:
         return self.dispatcher.trigger(event, body_of(event, json.dumps(data, ensure_ascii=False).encode()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +177,7 @@ def test_wrong_method_is_told_the_right_one(shared: Pair, wrong: str, path: str,
 
 @pytest.mark.parametrize("path", ["/nothing", "/webhooks/", "/webhooks%2Fregister", "/Ping", "//ping", "/deliveries/"])
 def test_unknown_path(shared: Pair, path: str) -> None:
-    assert is_problem(shared.call("GET", path), 404, "/trigger")
+    assert is_problem(shared.call("GET", path), 404, "here, expected /")
 
 
 def test_titles_do_not_change_with_the_version_of_python(shared: Pair) -> None:
@@ -283,6 +285,17 @@ def test_ping_back_confirms_the_newest_ping(pair: Pair, listener: Listener) -> N
     assert (answer.status, answer.json()) == (200, {"event": "ping", "data": "Ping from Exposee"})
     listed = pair.call("GET", f"/deliveries?url={listener.url()}").json()["deliveries"]
     assert [delivery["confirmed"] for delivery in listed] == [True, False]
+
+
+def test_why_a_ping_failed_is_told_but_to_no_stranger_of_a_url_that_cannot_be_his(
+    pair: Pair, listener: Listener
+) -> None:
+    listener.answer = b"HTTP/1.1 503 -\r\nContent-Length: 0\r\n\r\n"
+    pair.register(listener.url(), A)
+    pair.call("GET", "/ping")
+    asked = partial(pair.call, "POST", PING_BACK, {"url": listener.url()})
+    assert is_problem(asked(), 409, "the newest ping to this url failed: answered 503")
+    assert asked(**TUNNEL).json()["detail"] == "the newest ping to this url failed"
 
 
 def test_ping_back_may_come_before_the_answer_to_the_ping(pair: Pair, listener: Listener) -> None:
@@ -412,6 +425,91 @@ def test_deliveries_of_any_exposee_are_refused_at_trigger_and_nothing_else_is(pa
     for more in ({}, TUNNEL):
         assert is_problem(pair.trigger(A, 1, **ours, **more), 508, "would never end")
     assert pair.trigger(A, 1, Webhook_Id="msg_1").status == pair.trigger(A, 1, User_Agent="Exposee/1.0").status == 202
+
+
+# --- the terminal ---------------------------------------------------------------------------------------------
+
+
+def test_the_terminal_tells_what_a_pair_waits_for(pair: Pair, listener: Listener) -> None:
+    url = listener.url()
+    pair.register(url, A, B)
+    pair.register(url, A, secret=SECRET)
+    pair.call("GET", "/ping")
+    pair.call("POST", PING_BACK, {"url": url})
+    for event in (A, B):
+        pair.call("DELETE", UNREGISTER, {"url": url, "event": event})
+    pair.trigger(A, 1)
+    pair.call("GET", "/ping")
+    pair.call("POST", "/webhooks/registr", {"url": url})
+    pair.call("GET", "/webhooks", **TUNNEL)
+    assert [line for line in pair.log if not line.startswith("ping -> ")] == [
+        f"registered for {A}, {B}: {url}",
+        f"registered for {A}, signed: {url}",
+        f"ping confirmed: {url}",
+        f"unregistered from {A}: {url}",
+        f"unregistered from {B}: {url}",
+        f"nothing to deliver: nobody is registered for {A}",
+        "nothing to deliver: nobody is registered for any event",
+        "POST /webhooks/registr: 404, there is no /webhooks/registr here, expected /webhooks/register",
+        "GET /webhooks: 403, for local callers only; the owner can start the exposee with --token",
+    ]
+
+
+def test_deliveries_that_an_unregistration_cancels_are_counted(pair: Pair, listener: Listener) -> None:
+    listener.answer = b"HTTP/1.1 503 -\r\nContent-Length: 0\r\n\r\n"
+    pair.register(listener.url(), A)
+    for number in range(2):
+        pair.trigger(A, number, Prefer="wait=5")
+    pair.call("DELETE", UNREGISTER, {"url": listener.url(), "event": A})
+    assert pair.log[-1] == f"unregistered from {A}, 2 waiting cancelled: {listener.url()}"
+
+
+def test_the_first_lines_are_the_url_and_what_the_store_has(tmp_path: Path, listener: Listener) -> None:
+    listener.answer = b"HTTP/1.1 503 -\r\nContent-Length: 0\r\n\r\n"
+    with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
+        assert program.wait_for("wait") == "webhooks.json: 0 webhooks of 0 URLs, 0 deliveries wait"
+        caller = Caller(program.port)
+        for path, *events in (("/a", A, B), ("/b", B)):
+            caller.register(listener.url(path), *events)
+        caller.trigger(A, 1, Prefer="wait=5")
+        assert re.fullmatch(r"\d\d:\d\d:\d\d payment_received -> .*", program.wait_for("503"))
+        assert program.stop() == 0
+    with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
+        line = program.wait_for("wait")
+        assert program.lines[1] == line == "webhooks.json: 3 webhooks of 2 URLs, 1 delivery waits"
+        assert program.lines[0].startswith("Exposee on http://")
+
+
+def test_raw_shows_all_bytes_in_the_order_of_causes(tmp_path: Path, listener: Listener) -> None:
+    """The receiver pings back before it answers the ping: none of these requests is over before the next one begins."""
+    url = listener.url()
+    with Program("exposee.py", "--port", "0", "--raw", "--retry-schedule", "0.01", cwd=tmp_path) as program:
+        caller = Caller(program.port)
+        caller.register(url, A)
+
+        def ping_back_first(connection: socket.socket) -> None:
+            caller.call("POST", PING_BACK, {"url": url})
+            connection.sendall(b"HTTP/1.1 503 -\r\nContent-Length: 0\r\n\r\n")
+
+        listener.answer = ping_back_first
+        caller.call("GET", "/ping")
+        listener.answer = b"HTTP/1.1 503 -\r\nContent-Length: 0\r\n\r\n"
+        (delivery,) = caller.trigger(A, 1, Prefer="wait=5").json()["deliveries"]
+        path = f"/deliveries/{delivery['id']}"
+        attempts = eventually(lambda: [it for it in [caller.call("GET", path).json()] if it["state"] == "failed"])
+        assert program.stop() == 0
+    lines = program.lines
+    shown = [after[:26] for line, after in zip(lines, lines[1:], strict=False) if line.startswith("--- ")]
+    assert shown[2:8] == [
+        "< GET /ping HTTP/1.1", "> POST /hook HTTP/1.1", "< POST /webhooks/ping-back", "> HTTP/1.1 200 OK",
+        "< HTTP/1.1 503 -", "> HTTP/1.1 200 OK",
+    ]  # fmt: skip
+    titles = [line for line in lines if line.startswith("--- ") and delivery["id"] in line]
+    assert attempts[0]["attempt_count"] == 2 and titles == [
+        line.format(f"{number} of {delivery['id']}")
+        for number in (1, 2)
+        for line in ("--- attempt {}: we call " + url, "--- attempt {} to " + url + ": it answers")
+    ]
 
 
 # --- deliveries -----------------------------------------------------------------------------------------------
@@ -735,11 +833,11 @@ def test_exercise_with_three_programs(tmp_path: Path) -> None:
         assert "Ping delivered to 1 of 1" in script("--ping")
         assert receiver.wait_for('Received webhook payload: {"event": "ping", "data": "Ping from Exposee"}')
         assert '{"event": "ping", "data": "Ping from Exposee"}' in script("--ping-back")
-        assert caller.trigger(B, 1).json()["message"] == f"{B} queued for 0 webhook(s)"
+        assert caller.trigger(B, 1).json()["message"] == f"nobody is registered for {B}"
         assert caller.trigger(A, 2, Prefer="wait=5").json()["deliveries"][0]["status"] == 204
         assert "verified" in receiver.wait_for(f'Received webhook payload: {{"event": "{A}", "data": 2}}')
         assert script("--events", A, "--unregister").endswith('{"message": "1 webhook(s) unregistered"}\n')
-        assert caller.trigger(A, 3).json()["message"] == f"{A} queued for 0 webhook(s)"
+        assert caller.trigger(A, 3).json()["message"] == f"nobody is registered for {A}"
         assert (receiver.stop(), exposee.stop()) == (0, 0)
         assert sum("Received" in line for line in receiver.lines) == 2
 
@@ -763,7 +861,7 @@ def test_stops_with_one_line(tmp_path: Path, script: str, number: int) -> None:
     with Program(script, "--port", "0", cwd=tmp_path) as program:
         assert program.port
         assert program.stop(number) == 0
-        assert len(program.lines) == 2 and program.lines[1].startswith("Stopped"), program.lines
+        assert len(program.lines) == 3 and program.lines[2].startswith("Stopped"), program.lines
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before it waits", "while it waits"])

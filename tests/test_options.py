@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from support import each
 
+import exposee
+import receiver
+import register_webhook
 from options import (
     Parser,
     credential,
@@ -34,6 +37,21 @@ def test_a_mistake_on_the_command_line_is_one_line(argv: list[str], capsys: pyte
     out, error = capsys.readouterr()
     assert ended.value.code == 2 and out == ""
     assert error.startswith("error: ") and error.endswith("; see --help\n") and error[:-1].isprintable()
+
+
+def test_help_breaks_no_name_and_fits_eighty_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("EXPOSEE_URL", "WEBHOOK_URL", "EXPOSEE_TOKEN", "WEBHOOK_SECRET"):
+        monkeypatch.delenv(name, raising=False)
+    for program in (exposee, receiver, register_webhook):
+        with pytest.raises(SystemExit):
+            program.parser().parse_args(["--help"])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80 and "False" not in out and "None" not in out
+    for name in ("http://localhost:8080/webhook-receiver", "payment_received, ", "invoice_completed)"):
+        assert name in out
 
 
 @each("text", ["", "-1", "65536", "3.0", "٣", "²", "0x50", "9" * 5_000, " 80"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -34,6 +35,7 @@ from test_verifying import BODY, ID, KEY, MISTAKES, SECRET, STANDARD, TIME, hexa
 
 import receiver
 from inbox import Entry
+import terminal
 from receiver import Receiver, main, ping_back
 from server import Server
 from verifying import key_of
@@ -44,7 +46,7 @@ PATH = "/webhook-receiver"
 
 @contextlib.contextmanager
 def serving(it: Receiver) -> Iterator[int]:
-    server = Server(("127.0.0.1", 0), it.routes)
+    server = Server(("127.0.0.1", 0), it.routes, log=terminal.say)
     server.timeout = PROMPTLY
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -98,7 +100,23 @@ def test_a_webhook_is_printed_and_answered_204(
 def test_what_is_no_json_is_refused(body: bytes, status: int, port: int, capsys: pytest.CaptureFixture[str]) -> None:
     answer = post(port, body)
     assert answer.status == status
-    assert capsys.readouterr().out == f"Refused with {status}: {answer.json()['detail']}\n"
+    assert capsys.readouterr().out == f"POST {PATH}: {status}, {answer.json()['detail']}\n"
+
+
+@pytest.mark.parametrize(
+    "asked, line",
+    [
+        (request("POST", "/webhook?secret=1", b"1"), f"POST /webhook: 404, there is no /webhook here, expected {PATH}"),
+        (request("GET", PATH), f"GET {PATH}: 405, {PATH} takes POST, not GET"),
+        (request("POST", "/", b"1"), f"POST /: 405, / takes GET, HEAD, not POST; expected POST {PATH}"),
+    ],
+)
+def test_a_misdirected_request_is_a_line(
+    asked: bytes, line: str, port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Client(port) as client:
+        client.ask(asked)
+    assert capsys.readouterr().out == line + "\n"
 
 
 def test_a_repeated_id_is_acknowledged_and_marked(port: int, capsys: pytest.CaptureFixture[str]) -> None:
@@ -322,7 +340,7 @@ def test_after_so_many_times_it_is_well(query: str, port: int) -> None:
 def test_unknown_misbehaviour_is_refused(name: str, port: int, capsys: pytest.CaptureFixture[str]) -> None:
     answer = post(port, 1, f"?respond={name}")
     assert answer.status == 422 and "hang" in answer.json()["detail"]
-    assert capsys.readouterr().out.startswith("Refused with 422: respond=")
+    assert capsys.readouterr().out.startswith(f"POST {PATH}: 422, respond=")
 
 
 # --- signatures -----------------------------------------------------------------------------------------------
@@ -371,23 +389,42 @@ def test_what_was_refused_is_not_remembered(verifying: int, capsys: pytest.Captu
 # --- the program ----------------------------------------------------------------------------------------------
 
 
-def test_a_ping_is_verified_and_pinged_back(tmp_path: Path) -> None:
+TIME_OF_DAY = r"^\d\d:\d\d:\d\d "
+
+
+@pytest.mark.parametrize(
+    "options, variables",
+    [
+        (["--ping-back", "{0}", "--url", "{1}"], {}),
+        (["--ping-back", "--exposee", "{0}", "--url", "{1}", "--raw"], {}),
+        (["--ping-back"], {"EXPOSEE_URL": "{0}", "WEBHOOK_URL": "{1}"}),
+        (["--ping-back", "{0}", "--url", "{1}"], {"EXPOSEE_URL": "http://h/", "WEBHOOK_URL": "http://h/"}),
+    ],
+    ids=["as a value", "as options", "from the environment", "options before the environment"],
+)
+def test_a_ping_is_verified_and_pinged_back(
+    options: list[str], variables: dict[str, str], tmp_path: Path
+) -> None:
     port = free_port()
     url = f"http://localhost:{port}{PATH}"
     with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee:
         address = f"http://localhost:{exposee.port}/"
-        command = ["receiver.py", "--port", str(port), "--ping-back", address, "--url", url]
-        with Program(*command, cwd=tmp_path, env={"WEBHOOK_SECRET": SECRET}) as program:
-            assert program.port == port
+        environment = {"WEBHOOK_SECRET": SECRET} | {name: value.format(address, url) for name, value in variables.items()}
+        command = ["receiver.py", "--port", str(port), *(word.format(address, url) for word in options)]
+        with Program(*command, cwd=tmp_path, env=environment) as program:
+            assert program.port == port and program.wait_for("signatures are verified")
+            assert program.wait_for(f"pings to {url} are confirmed at {address}")
             with Client(exposee.port) as client:
                 body = {"url": url, "event_types": ["payment_received"], "secret": SECRET}
                 assert client.ask(request("POST", "/webhooks/register", json.dumps(body).encode())).status == 200
                 pinged = client.ask(request("GET", "/ping")).json()
                 assert pinged["message"] == "Ping delivered to 1 of 1 webhook(s)"
                 line = 'Received webhook payload: {"event": "ping", "data": "Ping from Exposee"} (signature verified)'
-                assert program.wait_for("Received") == line
+                assert re.sub(TIME_OF_DAY, "", program.wait_for("Received")) == line
                 line = 'Ping-back Response: 200 {"event": "ping", "data": "Ping from Exposee"}'
-                assert program.wait_for("Ping-back") == line
+                assert re.sub(TIME_OF_DAY, "", program.wait_for("Ping-back")) == line
+                assert exposee.wait_for(f" ping confirmed: {url}")
+                assert "--raw" not in options or program.wait_for("> POST /webhooks/ping-back HTTP/1.1")
                 found = client.ask(request("GET", f"/deliveries?message={pinged['id']}")).json()["deliveries"]
                 assert [it["confirmed"] for it in found] == [True]
             assert program.stop() == 0
@@ -447,7 +484,7 @@ def test_the_worker_goes_on_after_a_ping_back_that_failed(answer: bytes, listene
     for number in (1, 2):
         confirm()
         eventually(lambda: len(said) >= number, "the line")  # noqa: B023
-    assert all(line.startswith(("Ping-back Response: 404 no", "Ping-back failed: ")) for line in said)
+    assert all(line.startswith("Ping-back failed: ") for line in said)
 
 
 BAD_SECRETS = ["", " ", " s3cret", "s3cret ", "s3cret\n", "whsec_", "whsec_!!!!", "whsec_abc", "whsec_QUJD", "\x1b"]
@@ -487,17 +524,45 @@ def test_a_new_secret_is_one_that_the_exposee_takes(capsys: pytest.CaptureFixtur
     "argv",
     [
         ["--ping-back", "http://h/"],
-        ["--url", "http://h/"],
+        ["--ping-back"],
+        ["--ping-back", "--url", "http://h/"],
+        ["--ping-back", "--exposee", "http://h/"],
         ["--port", "x"],
         ["--host", ""],
         ["--ping-back", "http://h/?x=1", "--url", "http://h/"],
         ["--ping-back", "http://h/", "--url", "http://h/#top"],
     ],
 )
-def test_what_keeps_it_from_starting_is_one_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code(lambda: main(argv)) == 2
+def test_what_keeps_it_from_starting_is_one_line(
+    argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("EXPOSEE_URL", "WEBHOOK_URL"):
+        monkeypatch.delenv(name, raising=False)
+    assert exit_code(lambda: main(["--host", "192.0.2.1", *argv])) == 2
     out, error = capsys.readouterr()
-    assert out == "" and error.startswith("error: ") and error.count("\n") == 1
+    assert out == "" and error.startswith("error: ") and error.count("\n") == 1 and "192.0.2.1" not in error
+
+
+@pytest.mark.parametrize(
+    "argv, exposee, url",
+    [(["--ping-back"], True, True), (["--ping-back", "--url", "http://h/"], True, False),
+     (["--ping-back", "http://h/"], False, True)],
+)  # fmt: skip
+def test_what_a_ping_back_lacks_is_named(
+    argv: list[str], exposee: bool, url: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("EXPOSEE_URL", "WEBHOOK_URL"):
+        monkeypatch.delenv(name, raising=False)
+    assert exit_code(lambda: main(argv)) == 2
+    error = capsys.readouterr().err
+    assert ("EXPOSEE_URL" in error, "WEBHOOK_URL" in error) == (exposee, url)
+
+
+def test_variables_alone_confirm_no_ping_and_the_start_says_so(tmp_path: Path) -> None:
+    environment = {"EXPOSEE_URL": "http://h/", "WEBHOOK_URL": "http://h/hook"}
+    with Program("receiver.py", "--port", "0", cwd=tmp_path, env=environment) as program:
+        assert program.wait_for("pings are not confirmed: that takes --ping-back")
+        assert program.wait_for("no secret: signatures are not verified") and program.stop() == 0
 
 
 def test_a_host_that_is_not_ours_is_not_blamed_on_the_port(capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,7 +74,8 @@ def test_each_option_sends_its_request(
 ) -> None:
     listener.answer = answer({"message": "done"})
     ran = Ran(capsys, "--exposee", listener.url("/"), *argv)
-    assert (ran.code, ran.err) == (0, "") and ran.out.endswith(' Response: 200 {"message": "done"}\n')
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out == "done\n" if argv == ["--ping"] else ran.out.endswith(' Response: 200 {"message": "done"}\n')
     request_line, request_body, head = sent(listener)
     assert (request_line, request_body) == (line, body)
     assert (b"Content-Type: application/json" in head) == (body is not None)
@@ -120,7 +121,9 @@ def test_the_script_and_the_exposee_understand_each_other(
     ran = Ran(capsys, *here, "--ping-back")
     assert (ran.code, ran.out) == (1, "") and ran.err.startswith("Ping-back failed: 409 there is no ping")
     ran = Ran(capsys, *here, "--ping")
-    assert ran.code == 0 and ran.out.startswith('Ping Response: 200 {"message": "Ping delivered to 1 of 1 webhook(s)"')
+    assert (ran.code, ran.out.splitlines()) == (
+        0, ["Ping delivered to 1 of 1 webhook(s)", f"delivered  204  {listener.url()}"]
+    )  # fmt: skip
     ran = Ran(capsys, *here, "--ping-back")
     assert (ran.code, ran.out) == (0, 'Ping-back Response: 200 {"event": "ping", "data": "Ping from Exposee"}\n')
 
@@ -133,6 +136,55 @@ def test_the_script_and_the_exposee_understand_each_other(
         "Unregister of invoice_completed failed: 404 0 webhook(s) unregistered",
     ]
     assert pair.store.webhooks() == []
+
+
+PINGED = {"message": "Ping delivered to 1 of 2 webhook(s)", "id": "msg_1"}
+OUTCOMES = [{"url": "http://a/", "state": "delivered", "status": 204}, {"url": "http://b/", "state": "failed", "error": "no"}]
+
+
+@pytest.mark.parametrize(
+    "value, argv, out, code",
+    [
+        ({**PINGED, "deliveries": OUTCOMES}, [], [PINGED["message"], "delivered  204  http://a/", "failed     no  http://b/"], 0),
+        ({**PINGED, "deliveries": [{"url": "http://a/", "state": "delivering"}]}, [],
+         [PINGED["message"], "delivering  no answer yet  http://a/"], 0),
+        (PINGED, [], [PINGED["message"]], 0),
+        (PINGED, ["--json"], [f"Ping Response: 200 {json.dumps(PINGED)}"], 0),
+        ({"message": "Ping delivered to 0 of 1 webhook(s)"}, [], ["Ping delivered to 0 of 1 webhook(s)"], 1),
+        ({"message": "nobody is registered for any event"}, ["--json"],
+         ['Ping Response: 200 {"message": "nobody is registered for any event"}'], 1),
+        ([1], [], ["[1]"], 0),
+        ({"message": "a\nb", "deliveries": 1}, [], ['{"message": "a\\nb", "deliveries": 1}'], 0),
+    ],
+)  # fmt: skip
+def test_what_came_of_a_ping_is_for_people(
+    value: Any, argv: list[str], out: list[str], code: int, listener: Listener, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listener.answer = answer(value)
+    ran = Ran(capsys, "--exposee", listener.url(""), "--ping", *argv)
+    assert (ran.code, ran.out.splitlines(), ran.err) == (code, out, "")
+
+
+@pytest.mark.parametrize(
+    "exposee, url, warned",
+    [
+        ("https://public.example", MINE, True),
+        ("https://public.example", "http://192.168.1.30:8080/webhook-receiver", True),
+        ("http://192.168.1.20:3000", MINE, True),
+        ("https://public.example", "https://mine.example/webhook-receiver", False),
+        ("http://localhost:3000", MINE, False),
+        ("http://127.0.0.1:3000", "http://192.168.1.30:8080/webhook-receiver", False),
+    ],
+)
+def test_a_url_that_the_exposee_cannot_reach_is_warned_of_before_it_is_sent(
+    exposee: str, url: str, warned: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(register_webhook, "send", lambda *_: (200, capsys.readouterr().err.rstrip()))
+    ran = Ran(capsys, "--exposee", exposee, "--url", url)
+    said = ran.out.partition(" Response: 200 ")[2]
+    advice = f"warning: the exposee is elsewhere and cannot reach {url}: give the public URL of your tunnel with --url"
+    assert (ran.code, said) == (0, (advice if warned else "") + "\n")
+    assert "warning" not in Ran(capsys, "--exposee", exposee, "--url", url, "--ping").out
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ import pytest
 from support import each
 from test_callers import asked
 
+from addresses import Guard
 from messages import is_secret
 from rules import (
     MAX_URL,
     Allowance,
+    Rules,
     check_secret,
     check_url,
     members,
@@ -24,6 +26,26 @@ from rules import (
     url_problem,
 )
 from wire import Problem
+
+
+FAILED = "the newest ping to this url failed: "
+RESOLVES = FAILED + "not connected: intranet.example resolves to the private address%s; the owner can start it"
+
+
+@pytest.mark.parametrize(
+    "url, reason, told",
+    [
+        ("https://a.example/", FAILED + "answered 503", FAILED + "answered 503"),
+        ("https://intranet.example/", RESOLVES % " 10.0.0.7", RESOLVES % ""),
+        ("https://intranet.example/", RESOLVES % " fd00::1", RESOLVES % ""),
+        ("http://localhost:8080/", FAILED + "answered 503", FAILED[:-2]),
+        ("http://192.168.1.5/", FAILED + "connection refused: nothing listens on that port", FAILED[:-2]),
+    ],
+)
+def test_why_a_ping_failed_is_told_to_strangers_without_what_is_private(url: str, reason: str, told: str) -> None:
+    rules = Rules(["a"], Guard())
+    assert rules.reason(asked(), url, reason) == reason
+    assert rules.reason(asked(x_forwarded_for="203.0.113.7"), url, reason) == told
 
 
 # --- URLs --------------------------------------------------------------------------------------------------------

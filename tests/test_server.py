@@ -568,14 +568,14 @@ class Shown(Printer):
     """What a transcript is given, instead of what it makes of it."""
 
     def __init__(self) -> None:
-        self.shown: list[tuple[bytes, bytes]] = []
+        self.shown: list[tuple[str, bytes]] = []
         self.sizes: list[int | None] = []  # of the requests
 
     def show(self, title: str, *messages: tuple[str, bytes, int | None]) -> None:
-        (to, asked, size), (fro, answered, _) = messages
-        assert (to, fro) == ("< ", "> ") and "127.0.0.1" in title
-        self.shown.append((asked, answered))
-        self.sizes.append(size)
+        ((mark, data, size),) = messages
+        assert title.startswith("--- 127.0.0.1 port ")
+        self.shown.append((mark, data))
+        self.sizes += [size] * (mark == "< ")
 
 
 @pytest.mark.parametrize("data", [
@@ -587,8 +587,8 @@ def test_the_transcript_has_the_bytes_as_they_were(data: bytes) -> None:
     with serving(ROUTES, printer) as server, server.client() as client:
         client.send(data)
         answer = client.sock.recv(65_536)
-    ((asked, answered),) = printer.shown
-    assert answered == answer
+    (to, asked), (fro, answered) = printer.shown
+    assert (to, fro, answered) == ("< ", "> ", answer)
     assert asked == data if b"A : b" not in data else data.startswith(asked) and b"A : b" in asked
 
 
@@ -599,8 +599,42 @@ def test_the_transcript_keeps_the_beginning_and_the_size_of_what_is_long(data: b
     printer = Shown()
     with serving(ROUTES, printer) as server, server.client() as client:
         client.ask(data)
-    ((asked, _),) = printer.shown
-    assert asked == data[:65_536] and printer.sizes == [len(data)]
+    assert printer.shown[0] == ("< ", data[:65_536]) and printer.sizes == [len(data)]
+
+
+def test_a_request_is_shown_before_what_it_causes() -> None:
+    printer = Shown()
+
+    def cause(asked: Request) -> Answer:
+        printer.shown.append(("", b"caused"))
+        return Answer(204)
+
+    with serving({"/ok": {"GET": cause}}, printer) as server, server.client() as client:
+        client.ask(GET)
+    assert [mark for mark, _ in printer.shown] == ["< ", "", "> "]
+
+
+@pytest.mark.parametrize("data, line", [
+    (request("GET", "/nothing?token=s3cret"), "GET /nothing: 404, there is no /nothing here, known are /ok, /items/{id}, "),
+    (host(HOST, b"http://me:s3cret@h/ok"), "GET /ok: 400, the host is malformed"),
+    (request("PUT", "/ok"), "PUT /ok: 405, /ok takes GET, POST, HEAD, not PUT"),
+    (request("GET", "/whsec_s3cret"), "GET /***: 404, "),
+    (b"POST /json HTTP/1.1\r\nHost: h\r\nContent-Length: 9999999\r\n\r\n", "POST /json: 413, the body is over "),
+    (b"\x16\x03\x01", "a request: 400, that is not plain HTTP"),
+    (request("GET", "/" + "a" * 5_000), "GET /" + "a" * 290),
+], ids=["path", "credentials", "method", "secret", "size", "TLS", "long"])  # fmt: skip
+def test_a_problem_is_one_short_line_without_secrets(data: bytes, line: str) -> None:
+    said: list[str] = []
+    with serving(ROUTES, log=said.append) as server, server.client() as client:
+        client.ask(data)
+    assert len(said) == 1 and said[0].startswith(line) and "s3cret" not in said[0] and len(said[0]) < 700
+
+
+def test_a_problem_that_was_explained_is_not_told_again(capfd: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    with serving(ROUTES, log=said.append) as server, server.client() as client:
+        assert client.ask(request("GET", "/bug")).status == 500
+    assert said == [] and "KeyError" in capfd.readouterr().err
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

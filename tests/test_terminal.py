@@ -23,6 +23,7 @@ from terminal import (
     QUEUED_BYTES,
     SHOWN_BODY,
     Printer,
+    brief,
     masked,
     printable,
     transcript,
@@ -161,6 +162,34 @@ def test_escapes_that_hide_nothing_are_shown_as_they_came(body: bytes) -> None:
 def test_a_transcript_shows_no_secret_that_is_cut_in_the_middle() -> None:
     start = b'{"a": "' + b"x" * (SHOWN_BODY - 30) + b'", "secret": "whsec_MfKQ9r8GKY"}'
     assert "whsec" not in str(transcript("> ", b"Authorization: Bearer t0ken\r\n\r\n" + start))
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("POST /ok", "POST /ok"),
+        ("a" * 300, "a" * 300),
+        ("a" * 301, "a" * 297 + "..."),
+        ("\x1b" * 100, "\\x1b" * 74 + "\\..."),
+        ("/whsec_QUJD", "/***"),
+        ("x" * 290 + "whsec_QUJDREVG", "x" * 290 + "***..."),
+        ('{"secret": "s3same"}', '{"secret": "***"}'),
+        ("\udcff", "\\udcff"),
+    ],
+)
+def test_what_a_line_shows_of_a_strangers_text(text: str, shown: str) -> None:
+    assert brief(text) == shown
+
+
+def test_what_has_happened_is_printed_with_the_time_of_day() -> None:
+    stream = Stream()
+    printer = Printer(stream)
+    before = time.strftime("%H:%M:%S")
+    printer.log("first\n", "  second")
+    after = time.strftime("%H:%M:%S")
+    printer.close()
+    first, second = stream.getvalue().splitlines()
+    assert first in (f"{before} first\\n", f"{after} first\\n") and second == "  second"
 
 
 def test_nobody_waits_for_a_terminal_that_stands_still() -> None:
