@@ -182,8 +182,9 @@ class Pool:
             until = (self._clock() + deadline) / 2 if addresses else math.inf
             try:
                 return (yield from self._open(origin, address, until))
-            except OSError:
-                if not addresses or self._clock() >= deadline:
+            except OSError as error:
+                judged = isinstance(error, ssl.SSLCertVerificationError)  # another address has the same certificate
+                if not addresses or judged or self._clock() >= deadline:
                     raise
 
     def _addresses(self, origin: Origin) -> Generator[Wait, None, list[Address]]:
@@ -241,7 +242,12 @@ class Pool:
                 yield connection, WRITE
 
 
-tls_context = functools.cache(ssl.create_default_context)  # reading all certificates takes a moment
+@functools.cache  # reading all certificates takes a moment
+def tls_context() -> ssl.SSLContext:
+    """With Python's defaults, those of 3.13 for certificates also on an older one."""
+    context = ssl.create_default_context()
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
+    return context
 
 
 class Resolver:

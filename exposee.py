@@ -17,8 +17,6 @@ Left out on purpose: accounts. There are local callers, who own the machine, and
 or the network and may do what the exercise needs (callers.py, rules.py).
 """
 
-from __future__ import annotations
-
 import terminal  # isort: skip  # first, so that a Ctrl-C during the other imports is no traceback
 
 import argparse
@@ -243,7 +241,10 @@ class Exposee:
         try:
             yield b""
             yield b"retry: 1000\n\n"  # milliseconds until a browser comes back after a dropped connection
-            while changes := self._dispatcher.history.changes(version, STREAM_BATCH, STREAM_BEAT):
+            while True:
+                changes = self._dispatcher.history.changes(version, STREAM_BATCH, STREAM_BEAT)
+                if changes is None:
+                    return
                 version, deliveries = changes
                 changed = [json.dumps(delivery.to_json(duration=True)) for delivery in deliveries]
                 yield "".join(f"event: delivery\ndata: {text}\n\n" for text in changed).encode() or b": nothing new\n\n"
@@ -393,7 +394,8 @@ def warnings(
         yield journal.warning
     for name in sorted({entry["event"] for entry in store.webhooks()} - set(event_types)):
         yield f"{store.path}: nobody can trigger {name}, an unknown event type"
-    if orphans := dispatcher.orphans():
+    orphans = dispatcher.orphans()
+    if orphans:
         count, url = sum(orphans.values()), next(iter(orphans))
         what = f"{count} deliveries wait for {len(orphans)} URLs that are not registered for them, such as {url}"
         yield f"{what}: register them to have these sent, or unregister them"

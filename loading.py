@@ -15,6 +15,7 @@ from typing import Any
 
 from durable import Fsync, StoreError, replacement
 from messages import is_secret
+from strict_json import explained
 
 Check = Callable[[str], str | None]  # returns the fault of a URL, or None
 Former = tuple[str, float]  # a secret that was replaced, and the Unix time when it ends
@@ -60,8 +61,11 @@ def _read(path: Path, empty: Any, fault: str) -> tuple[str, Any]:
         elif isinstance(value := json.loads(text), type(empty)):
             return text, value
     except json.JSONDecodeError as error:
+        error = explained(error)
         line, fault = error.lineno, f"not JSON: {error.msg.removesuffix(' at')}"
-    except (OSError, ValueError, RecursionError) as error:
+    except RecursionError:
+        fault = "cannot be read: nested too deeply"
+    except (OSError, ValueError) as error:
         fault = f"cannot be read: {error}"
     raise StoreError(f"{path}, line {line}: {fault}; {MEND}")
 

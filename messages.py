@@ -134,7 +134,7 @@ class Delivery:
         With `duration`, how long the last attempt took, in seconds.
         """
         last = self.attempts[-1] if self.attempts else None
-        error = self.error or (last.error if last else None)
+        error, due = self.error or (last.error if last else None), self.due  # another thread may change it meanwhile
         return {
             "id": self.id,
             "message": self.message.id,
@@ -145,7 +145,7 @@ class Delivery:
             "attempt_count": self.count,
             **({"status": last.status} if last and last.status else {}),
             **({"error": error} if error else {}),
-            **({"next_attempt": iso(self.due)} if self.due else {}),
+            **({"next_attempt": iso(due)} if due else {}),
             **({"confirmed": self.confirmed} if self.message.event == PING else {}),
             **({"duration": round(last.duration, 6)} if last and duration else {}),
             **({"body": self.message.body.decode()} if attempts else {}),

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import http
 import os
 import re
 import socket
@@ -13,7 +12,7 @@ import struct
 import time
 from collections.abc import Callable
 
-from wire import Answer, Problem, Request
+from wire import PHRASES, Answer, Problem, Request
 
 HOLD_SECONDS = 60.0  # that `hang`, `drip` and `endless` go on at the most
 COUNTED = 10_000  # request targets whose misbehaviour is counted
@@ -37,7 +36,7 @@ class Misbehaviour:
             self._done[request.target] = done + 1
         if name in BEHAVIOUR:
             return BEHAVIOUR[name]()
-        if re.fullmatch("[2-5][0-9][0-9]", name) and int(name) in list(http.HTTPStatus):
+        if re.fullmatch("[2-5][0-9][0-9]", name) and int(name) in PHRASES:
             headers = {"Retry-After": after} if after and re.fullmatch("[ -~]+", after) else {}
             return Answer(int(name), None if name in ("204", "304") else {"respond": int(name)}, headers)
         raise Problem(422, f"respond={name[:40]} is unknown, expected a status or one of {', '.join(BEHAVIOUR)}")

@@ -9,9 +9,9 @@ import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from terminal import printable
+from terminal import printable, say
 
 T = TypeVar("T")
 EXPOSEE, WEBHOOK = "http://localhost:3000", "http://localhost:8080/webhook-receiver"  # where both run by default
@@ -29,6 +29,10 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str) -> None:
         super().__init__(description=description, formatter_class=_Formatter)
+        self.color = False  # Python 3.14 has colours, older ones do not
+
+    def print_help(self, file: Any = None) -> None:
+        say(*self.format_help().splitlines())  # that of Python 3.10 fails when nobody reads it
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {printable(message)}; see --help\n")

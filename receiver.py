@@ -11,8 +11,6 @@ when the URL asks for it: /webhook-receiver?respond=503&retry_after=3&times=2 (m
 Left out on purpose: a file of the messages seen. After a restart, a message that is sent again counts as new.
 """
 
-from __future__ import annotations
-
 import terminal  # isort: skip  # first, so that a Ctrl-C during the other imports is no traceback
 
 import argparse
@@ -88,7 +86,7 @@ class Receiver:
             if new and message_id:
                 self._seen[message_id] = None
                 if len(self._seen) > SEEN:
-                    del self._seen[next(iter(self._seen))]
+                    self._seen.pop(list(self._seen)[0], None)  # an iterator would see what `_end` removes
         answer.after = lambda sent: self._end(sent, message_id if new else "", event)
         return answer
 

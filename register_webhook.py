@@ -7,8 +7,6 @@ It sends one request (with --unregister, one for each event) and prints the answ
 refused or could not be reached, or when no ping was delivered; 2 when an option made no sense.
 """
 
-from __future__ import annotations
-
 import terminal  # isort: skip  # first, so that a Ctrl-C during the other imports is no traceback
 
 import argparse
@@ -169,7 +167,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Send the requests, one after the other; 1 if one of them failed."""
     chosen, code = parser().parse_args(argv), 0
-    if not chosen.ping and (warning := far_away(chosen.url, chosen.exposee)):
+    warning = None if chosen.ping else far_away(chosen.url, chosen.exposee)
+    if warning:
         terminal.say(warning, stream=sys.stderr)
     if chosen.rotate_secret:
         terminal.say(f"New secret: {chosen.rotate_secret}")  # before it is sent, so that it is never lost

@@ -36,6 +36,7 @@ from wire import Answer, Problem, Request, RequestReader
 MAX_CONNECTIONS = 128  # each is a thread: about 60 KiB
 CLIENT_SECONDS = 12.0  # for the first byte of a request, for all of it, and for a client to take our answer
 LINGER_SECONDS = 1.0  # for what a client still sends when we close (RFC 9112, 9.6)
+HAS_LOCK = getattr(sys, "_is_gil_enabled", lambda: True)()  # one thread of Python runs at a time
 ACCEPT_PAUSE = 0.05  # seconds without accepting when there is no file descriptor for a connection
 
 AROUND_PATH = re.compile(r"^\w+://[^/?]*|\?.*")  # of a request target: these may have credentials
@@ -294,12 +295,12 @@ def stop_on_signals(server: Server) -> None:
 
 
 def stay_on_one_core() -> None:
-    """Keep all threads on one core, where the system can do that and one thread of Python runs at a time anyway.
+    """Keep all threads on one core, where the system can do that and only one of them runs at a time anyway.
 
     To wake the next one on another core costs an interrupt: accepting events is 1.8 times faster without. The last core,
     because the first has the system's own work.
     """
-    if sys.platform == "linux" and getattr(sys, "_is_gil_enabled", lambda: True)():
+    if sys.platform == "linux" and HAS_LOCK:
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 

@@ -21,20 +21,28 @@ def loads(data: bytes) -> Any:
         raise ValueError("JSON after a byte order mark, expected none: save it as UTF-8 without BOM")
     try:
         text = data.decode()
+        if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+            raise ValueError(f"JSON nested too deeply, expected {MAX_DEPTH} levels at most")
         value = _decoder.decode(text)
         if "\\u" in text:  # the only way to a lone surrogate, which no encoder takes
             json.dumps(value, ensure_ascii=False).encode()
-        if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
-            raise RecursionError
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg.lower()} at line {error.lineno}, column {error.colno}") from None
+        at = explained(error)
+        raise ValueError(f"not JSON: {at.msg.lower()} at line {at.lineno}, column {at.colno}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: byte {error.start} is {data[error.start]:#04x}") from None
     except UnicodeEncodeError:
         raise ValueError("JSON with a lone surrogate, half of a \\u pair; expected whole characters") from None
-    except RecursionError:
-        raise ValueError(f"JSON nested too deeply, expected {MAX_DEPTH} levels at most") from None
     return value
+
+
+def explained(error: json.JSONDecodeError) -> json.JSONDecodeError:
+    """The error as Python 3.13 raises it: older ones do not name the comma before a closing bracket."""
+    bracket, what = ("}", "object") if error.msg.startswith("Expecting property name") else ("]", "array")
+    before = error.doc[: error.pos].rstrip(" \t\r\n")
+    if not (before.endswith(",") and error.doc.startswith(bracket, error.pos)):
+        return error
+    return json.JSONDecodeError(f"Illegal trailing comma before end of {what}", error.doc, len(before) - 1)
 
 
 def member(data: bytes, name: str) -> bytes:
@@ -59,9 +67,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _depth(value: Any) -> int:
-    items = value.values() if isinstance(value, dict) else value
-    return 1 + max((_depth(item) for item in items if isinstance(item, (dict, list))), default=0)
+def _depth(text: str) -> int:
+    """Levels of nesting, counted before a parser sees the text: how deep one can go differs between Pythons."""
+    outside = text.replace("\\\\", "").replace('\\"', "").split('"')[::2]  # of strings, if it is JSON
+    depth = deepest = 0
+    for character in re.findall(r"[\[\]{}]", "".join(outside)):
+        depth += 1 if character in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 _decoder = json.JSONDecoder(parse_int=_number, parse_float=_number, parse_constant=_number, object_pairs_hook=_object)

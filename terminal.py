@@ -4,13 +4,17 @@ A terminal obeys control characters, and strangers choose many of the bytes we s
 it can be slow, or stopped with Ctrl-S: the `Printer` prints in a thread of its own, so that no other thread waits.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 
+# Every program imports this module first. So Python 3.6 has to be able to parse it and the programs: no := and no
+# `from __future__ import annotations` in them.
+if sys.version_info < (3, 10):
+    sys.stderr.write("Python 3.10 or newer is needed, this is %d.%d\n" % sys.version_info[:2])
+    sys.exit(2)
 
-def _stop(*_: object) -> NoReturn:
+
+def _stop(*_: object) -> "NoReturn":
     try:
         os.write(1, b"Stopped\n")
     finally:
@@ -29,10 +33,6 @@ import time  # noqa: E402
 from collections import deque  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from typing import NoReturn, TextIO  # noqa: E402
-
-if sys.hexversion < 0x030A0000:  # here, because every program imports this module first
-    sys.stderr.write(f"error: Python {sys.version.split()[0]} is too old, use 3.10 or newer\n")
-    sys.exit(2)
 
 SHOWN_PART = 300  # characters that a line shows of what a stranger has chosen
 SHOWN_BODY, SHOWN_MESSAGE = 2_048, 32_768  # bytes that a transcript shows of a body, and keeps of a message until then
@@ -127,7 +127,8 @@ def transcript(mark: str, data: bytes, length: int | None = None) -> list[Line]:
         lines.append("... a secret in chunks, not shown")
     elif body:
         lines += masked(body[:SHOWN_BODY]).decode("utf-8", "backslashreplace").rstrip("\n").split("\n")
-    if hidden := (length or len(data)) - len(data) + len(body[SHOWN_BODY:]):
+    hidden = (length or len(data)) - len(data) + len(body[SHOWN_BODY:])
+    if hidden:
         lines.append(f"... {hidden:,} more bytes")
     return [(mark, printable(line.rstrip("\r"))) for line in lines]
 
@@ -147,9 +148,6 @@ class Printer:
 
     def say(self, *lines: str) -> None:
         """Print these lines together."""
-        if self._left_out and len(self._items) >= QUEUED and not self._closed.is_set():
-            self._left_out += 1  # two threads may lose a count here; a burst of deliveries comes this way
-            return
         self._put(sum(map(sys.getsizeof, lines)), lambda: [("", printable(line)) for line in lines])
 
     def log(self, line: str, *details: str) -> None:

@@ -10,8 +10,6 @@ chapters are in lesson.py. Exit codes: 0 at the end, after q and after Ctrl-C; 1
 what the lesson needs; 2 for a wrong option.
 """
 
-from __future__ import annotations
-
 import terminal  # isort: skip  # first, so that a Ctrl-C during the other imports is no traceback
 
 import argparse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import ssl
 import subprocess
@@ -20,6 +21,11 @@ from store import WebhookStore
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cases", type=int, default=2_000, metavar="N", help="mutated requests for each server (2000)")
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # what is there for good is not looked through again by each later collection
 
 
 @pytest.fixture

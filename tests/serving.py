@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from support import SECONDS, Client, Response, request
+from support import PROMPTLY, SECONDS, Client, Response, request
 
 from server import Routes, Server
 from terminal import Printer
@@ -53,6 +53,7 @@ class Watched(Server):
         self, routes: Routes, transcript: Printer | None = None, log: Callable[[str], None] = lambda line: None
     ) -> None:
         super().__init__(("127.0.0.1", 0), routes, transcript, log)
+        self.timeout = PROMPTLY
         self.ended = threading.Semaphore(0)
         self.thread = threading.Thread(target=self.run, daemon=True)
 

@@ -12,13 +12,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent import futures
 from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
+PROMPTLY = 0.005  # seconds after which a server sees that its test is over
 SECONDS = 10.0  # that anything which must happen may take; nothing waits this long when all is well
 
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "tools")]
@@ -262,6 +265,7 @@ class Pair:
         rules = Rules(front.pop("event_types", EVENT_TYPES), guard, **front)
         self.exposee = Exposee(self.store, self.dispatcher, rules, self.log.append)
         self.server = Server(("127.0.0.1", 0), self.exposee.routes, log=self.log.append)
+        self.server.timeout = PROMPTLY
         self.port, self.url = self.server.server_port, self.server.url
         self.dispatcher.start()
         self._thread = threading.Thread(target=self.server.run, daemon=True)
@@ -517,6 +521,35 @@ def free_port() -> int:
     """A port that nobody listens on, for a program that cannot say which one it got."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+def mostly_slow(cases: Iterable[Any], quick: int = 1) -> list[Any]:
+    """Parameters of one kind, of which the first `quick` are always tried, and the others with the slow tests."""
+    return [pytest.param(case, marks=[pytest.mark.slow] * (number >= quick)) for number, case in enumerate(cases)]
+
+
+def each(names: str, cases: Iterable[Any], ids: Any = None) -> Callable[[Callable[..., None]], Callable[[], None]]:
+    """As pytest.mark.parametrize, but one test for a whole table; it fails with all cases that fail.
+
+    For functions that need no fixture and leave nothing behind: a test costs more than such a case does.
+    """
+    count, table = names.count(",") + 1, list(cases)
+    labels = [ids(case) if callable(ids) else case for case in table] if callable(ids) or ids is None else list(ids)
+
+    def decorate(test: Callable[..., None]) -> Callable[[], None]:
+        def test_all() -> None:
+            failed = []
+            for label, case in zip(labels, table):
+                try:
+                    test(*(case if count > 1 else [case]))
+                except Exception as error:
+                    failed.append(f"{label!r:.200}: {error!r}")
+            assert not failed, "\n".join([f"{len(failed)} of {len(table)} cases", *failed])
+
+        test_all.__doc__, test_all.__module__ = test.__doc__, test.__module__
+        return test_all
+
+    return decorate
 
 
 def eventually(condition: Callable[[], Any], what: str = "it") -> Any:

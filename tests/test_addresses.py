@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import random
 
-import pytest
+from support import each
 
 from addresses import Guard, literal, reach, spelled
 
@@ -47,12 +47,12 @@ SPELLED = {
 }
 
 
-@pytest.mark.parametrize("kind, host", [(kind, host) for kind, hosts in SPELLED.items() for host in hosts.split()])
+@each("kind, host", [(kind, host) for kind, hosts in SPELLED.items() for host in hosts.split()])
 def test_a_host_is_judged_by_its_spelling(kind: str, host: str) -> None:
     assert spelled(host) == kind
 
 
-@pytest.mark.parametrize("host", ["example.com", "localhost", "", "1.2.3.4.5", "256.1.1.1", "0x", "é.example", "-1"])
+@each("host", ["example.com", "localhost", "", "1.2.3.4.5", "256.1.1.1", "0x", "é.example", "-1"])
 def test_a_name_is_no_address(host: str) -> None:
     assert literal(host) is None
 
@@ -61,7 +61,7 @@ def test_another_notation_is_the_same_address() -> None:
     assert {literal(host) for host in ("2130706433", "0x7f.1", "0177.0.0.1")} == {ipaddress.ip_address("127.0.0.1")}
 
 
-@pytest.mark.parametrize(
+@each(
     "network, kind",
     [
         *((network, "private") for network in ("10.0.0.0/8", "100.64.0.0/10", "172.16.0.0/12", "192.168.0.0/16")),
@@ -77,7 +77,7 @@ def test_a_network_is_judged_up_to_its_edges(network: str, kind: str) -> None:
     assert reach(net[0] - 1) == reach(net[-1] + 1) == "public"
 
 
-@pytest.mark.parametrize(
+@each(
     "host, stranger, with_option",
     [
         ("example.com", True, True),
@@ -103,7 +103,7 @@ def test_a_stranger_may_register_public_hosts_only(host: str, stranger: bool, wi
         assert host in refusal and ("--allow-private" in refusal) == with_option
 
 
-@pytest.mark.parametrize(
+@each(
     "host, address, allowed, with_option",
     [
         ("example.com", "8.8.8.8", True, True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support import each
 
 from callers import carries, is_local
 from wire import Request
@@ -17,7 +18,7 @@ def asked(method: str = "GET", path: str = "/ping", /, authority: str = "localho
 # --- who is asking -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
+@each(
     "host", ["localhost", "LOCALHOST:3000", "127.0.0.1", "127.0.0.1.:80", "127.1:3000", "[::1]", "[::1]:3000"]
 )
 def test_a_caller_from_loopback_to_a_loopback_host_is_local(host: str) -> None:
@@ -26,7 +27,7 @@ def test_a_caller_from_loopback_to_a_loopback_host_is_local(host: str) -> None:
     assert is_local(asked()._replace(peer="::1"))
 
 
-@pytest.mark.parametrize(
+@each(
     "host", ["example.com", "localhost.example", "127.0.0.1.nip.io", "10.0.0.1", "[::2]:3000", "[::1].x", ":3000"]
 )
 def test_a_caller_to_another_host_is_a_stranger(host: str) -> None:
@@ -40,7 +41,7 @@ def test_a_caller_without_a_host_or_from_the_network_is_a_stranger() -> None:
     assert not is_local(asked()._replace(peer="192.168.1.5"))
 
 
-@pytest.mark.parametrize("origin", ["null", "", "https://localhost:3000", "http://localhost", "http://evil.example"])
+@each("origin", ["null", "", "https://localhost:3000", "http://localhost", "http://evil.example"])
 def test_a_page_of_another_origin_is_a_stranger(origin: str) -> None:
     assert not is_local(asked(origin=origin))
 
@@ -53,7 +54,7 @@ PROXIES = """
 """
 
 
-@pytest.mark.parametrize("name", PROXIES.split())
+@each("name", PROXIES.split())
 def test_a_request_that_came_through_a_proxy_is_a_strangers(name: str) -> None:
     for spelling in (name, name.replace("-", "_"), name.replace("-", "_", 1)):
         assert not is_local(asked()._replace(headers={"host": "localhost:3000", spelling: ""}))
@@ -97,13 +98,13 @@ def test_a_browser_that_another_site_sends_here_is_a_stranger(method: str, path:
     assert not is_local(asked(method, path, sec_fetch_site=site))
 
 
-@pytest.mark.parametrize("site", ["same-origin", "none"])
+@each("site", ["same-origin", "none"])
 def test_a_browser_that_our_page_or_its_user_sends_here_is_local(site: str) -> None:
     for method, path in EFFECTS:
         assert is_local(asked(method, path, sec_fetch_site=site, sec_fetch_mode="cors", sec_fetch_dest="empty"))
 
 
-@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@each("site", ["cross-site", "same-site"])
 def test_a_link_to_our_page_may_stand_anywhere_and_may_only_show_it(site: str) -> None:
     def local(method: str, path: str, mode: str, dest: str, **more: str) -> bool:
         return is_local(asked(method, path, sec_fetch_site=site, sec_fetch_mode=mode, sec_fetch_dest=dest, **more))
@@ -123,13 +124,13 @@ def bearer(value: bytes) -> Request:
     return asked(authorization=b"Bearer ".decode() + value.decode("latin-1"))
 
 
-@pytest.mark.parametrize("token", ["t0ken", " t0ken ", "t0ken\n", "\tt0ken\r\n"])
+@each("token", ["t0ken", " t0ken ", "t0ken\n", "\tt0ken\r\n"])
 def test_a_token_is_the_same_with_and_without_outer_blanks(token: str) -> None:
     assert all(carries(bearer(value), token) for value in (b"t0ken", b"  t0ken"))
     assert carries(asked(authorization="bEARER t0ken"), token)
 
 
-@pytest.mark.parametrize("token", ["tök€n", "\udcff\udc80", "\U0001f600"])
+@each("token", ["tök€n", "\udcff\udc80", "\U0001f600"])
 def test_a_token_that_is_no_ascii_is_compared_byte_by_byte(token: str) -> None:
     sent = token.encode("utf-8", "surrogateescape")
     assert carries(bearer(sent), token)
@@ -137,14 +138,14 @@ def test_a_token_that_is_no_ascii_is_compared_byte_by_byte(token: str) -> None:
         assert not carries(bearer(wrong), token)
 
 
-@pytest.mark.parametrize(
+@each(
     "value", [b"\xff", b"t0ken\xff", b"\xe9", "t0kén".encode(), b"t0ken t0ken", b"t0keN", b"t0ken,", b""]
 )
 def test_another_token_is_not_carried(value: bytes) -> None:
     assert not carries(bearer(value), "t0ken")
 
 
-@pytest.mark.parametrize(
+@each(
     "authorization", ["", "Bearer", "Bearer ", "Basic t0ken", "t0ken", "Bearert0ken", "Bearer: t0ken"]
 )
 def test_another_scheme_or_none_is_not_carried(authorization: str) -> None:
@@ -152,7 +153,7 @@ def test_another_scheme_or_none_is_not_carried(authorization: str) -> None:
     assert not carries(asked(), "t0ken")
 
 
-@pytest.mark.parametrize("token", ["", " ", "\n"])
+@each("token", ["", " ", "\n"])
 def test_an_empty_token_is_carried_by_nobody(token: str) -> None:
     for request in (asked(), bearer(b""), bearer(b" "), asked(authorization="Bearer"), asked(authorization="")):
         assert not carries(request, token)

@@ -492,9 +492,17 @@ def tls_port(tls: ssl.SSLContext, names: list[str | None]) -> Iterator[int]:
         yield port
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(transport: Transport, tls_port: int) -> None:
+def test_a_certificate_that_nobody_vouches_for_is_refused_whatever_another_address_says(
+    transport: Transport, tls_port: int, resolve: Callable[..., None]
+) -> None:
+    resolve(lambda *_: addresses("127.0.0.1", "127.0.0.2"))  # nothing listens on the second
     outcome = post(transport, f"https://localhost:{tls_port}/")
     assert outcome.error and outcome.error.startswith("the TLS certificate does not verify: ")
+
+
+def test_certificates_are_checked_as_strictly_on_every_python() -> None:
+    flags = connections.tls_context().verify_flags
+    assert flags & ssl.VERIFY_X509_STRICT and flags & ssl.VERIFY_X509_PARTIAL_CHAIN
 
 
 def test_a_connection_over_tls_is_used_again(

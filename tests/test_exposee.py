@@ -34,6 +34,7 @@ from support import (
     fields,
     free_port,
     held,
+    mostly_slow,
     request,
 )
 
@@ -906,7 +907,7 @@ def test_a_second_ctrl_c_cuts_the_wait_for_what_is_under_way_short(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", mostly_slow([signal.SIGINT, signal.SIGTERM]))
 @pytest.mark.parametrize("redirection", [">&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>&1", ""])
 def test_an_output_that_takes_nothing_changes_nothing_else(
     redirection: str, number: int, tmp_path: Path, listener: Listener
@@ -1066,7 +1067,7 @@ BAD_OPTIONS = (
 )
 
 
-@pytest.mark.parametrize("option", BAD_OPTIONS.split())
+@pytest.mark.parametrize("option", mostly_slow(BAD_OPTIONS.split()))
 def test_bad_option(tmp_path: Path, option: str) -> None:
     assert option.partition("=")[0] in fails("exposee.py", option, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
 """Valid messages, mutated at random: whatever comes, a server answers with HTTP, a client knows what it was answered.
 
-`--cases N` says how many for each program. A case is made from SEED and its number alone, and a failure names both.
+`pytest -m slow --cases N` says how many for each program. A case is made from SEED and its number alone, and a failure names both.
 """
 
 from __future__ import annotations

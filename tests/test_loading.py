@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +20,6 @@ from durable import StoreError
 from store import WebhookStore
 
 GOOD = json.dumps(A)
-COMMA = sys.version_info >= (3, 13)  # json tells the line of a comma too many, not that of what follows
 
 
 @pytest.mark.parametrize(
@@ -59,8 +57,8 @@ def test_any_layout_of_the_list_loads(
         ("nonsense", 1, "not JSON"),
         ("", 1, "is empty, expected at least []"),
         ("  \n", 1, "is empty, expected at least []"),
-        (f"[\n{GOOD}\n,\n\n]", 3 if COMMA else 5, "not JSON"),
-        (f"[\n{GOOD[:-1]}\n, \n }}]", 3 if COMMA else 4, "not JSON"),
+        (f"[\n{GOOD}\n,\n\n]", 3, "not JSON"),
+        (f"[\n{GOOD[:-1]}\n, \n }}]", 3, "not JSON"),
         ("{}", 1, "not a list"),
         (GOOD, 1, "not a list"),
         ("null", 1, "not a list"),
@@ -69,7 +67,7 @@ def test_any_layout_of_the_list_loads(
         ("[[]]", 1, "not an entry"),
         (f"[\n{GOOD},\n\n  {{}}]", 4, "not an entry"),
         (f"[\n{GOOD},\n{GOOD[:-1]}", 3, "not JSON"),
-        (f"[\n{GOOD},\n]\n", 2 if COMMA else 3, "not JSON"),
+        (f"[\n{GOOD},\n]\n", 2, "not JSON"),
         (f"[\n{GOOD}\n]\n[]", 4, "not JSON"),
         (f'[{GOOD},\n{{"url": "http://b.example/"}}]', 2, "not an entry"),
         ('[\n{"url": "http://b.example/", "event": "e", "secret": "s"}]', 2, "not an entry"),
@@ -78,7 +76,7 @@ def test_any_layout_of_the_list_loads(
         ('[\n\n{"url": "ftp://b.example/", "event": "e"}]', 3, "http or https"),
         ('[\n{"url": "http://b.example/\\u001b", "event": "e"}]', 2, "visible ASCII"),
         ('[\n{"url": "http://b.example/\\ud800", "event": "e"}]', 2, "visible ASCII"),
-        ("[" * 100_000, 1, "cannot be read"),
+        ("[" * 100_000, 1, "nested too deeply"),
         ("[1" + "0" * 5_000 + "]", 1, "not "),
         ("\udcff", 1, "cannot be read"),
     ],

@@ -14,7 +14,7 @@ from support import Desk, a_delivery, exchange, fields
 
 import messages
 from client import KEPT_RESPONSE, Exchange
-from messages import Attempt
+from messages import Attempt, Delivery
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 
@@ -144,3 +144,21 @@ def test_signatures_of_both_dialects_cover_the_bytes_sent() -> None:
         f"X-Hub-Signature-256: sha256={hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()}",
         "",
     ]
+
+
+def test_a_retry_that_begins_while_its_delivery_is_shown_is_planned_or_is_not() -> None:
+    """Another thread sets `due` to 0.0 between any two looks at it."""
+
+    class Changing(Delivery):
+        __slots__ = ("looks",)
+
+        @property
+        def due(self) -> float:
+            return self.looks.pop(0) if self.looks else 0.0
+
+        @due.setter
+        def due(self, value: float) -> None:
+            self.looks = [1_700_000_000.0]
+
+    delivery = Changing(a_delivery().message, 0, "http://example.com/hook")
+    assert delivery.to_json().get("next_attempt", "2023-11-14T22:13:20.000000Z") == "2023-11-14T22:13:20.000000Z"

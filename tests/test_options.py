@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import each
 
 import exposee
 import receiver
@@ -53,13 +54,13 @@ def test_help_breaks_no_name_and_fits_eighty_columns(
         assert name in out
 
 
-@pytest.mark.parametrize("text", ["", "-1", "65536", "3.0", "٣", "²", "0x50", "9" * 5_000, " 80"])
+@each("text", ["", "-1", "65536", "3.0", "٣", "²", "0x50", "9" * 5_000, " 80"])
 def test_what_is_no_port(text: str) -> None:
     with pytest.raises((argparse.ArgumentTypeError, ValueError)):
         port_number(text)
 
 
-@pytest.mark.parametrize(
+@each(
     "text",
     [
         "", "localhost:3000", "/path", "ftp://h/", "file:///etc/passwd", "http://", "http:h", "http://[::1", "http://h:99999",
@@ -84,7 +85,7 @@ def test_what_is_a_port_or_a_web_url() -> None:
         assert web_url("http://localhost:8080")(text) == text
 
 
-@pytest.mark.parametrize(
+@each(
     "value", ["", " ", " t0p", "t0p ", "t0p\n", "t0\tp", "\x1b[2J", "ü", "\udcff", "\x7f", "t0p\u00a0"]
 )
 def test_what_is_no_credential(value: str) -> None:
@@ -109,7 +110,7 @@ WRONG: dict[Callable[[str], Any], list[str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", WRONG, ids=lambda kind: kind.__name__)
+@each("kind", WRONG, ids=lambda kind: kind.__name__)
 def test_a_wrong_value_is_told_in_one_short_line(kind: Callable[[str], Any]) -> None:
     for text in WRONG[kind]:
         with pytest.raises(argparse.ArgumentTypeError) as caught:
@@ -125,12 +126,19 @@ def test_right_values() -> None:
     assert (thread_count("1"), thread_count("64")) == (1, 64)
 
 
-@pytest.mark.parametrize("port", ["1", "080", "9999", "10000", "59999", "65535"])
+@each("port", ["1", "080", "9999", "10000", "59999", "65535"])
 def test_a_url_has_a_port_that_there_is(port: str) -> None:
     assert web_url("http://localhost")(f"http://h:{port}/") == f"http://h:{port}/"
 
 
-@pytest.mark.parametrize("port", ["", "0", "000", "65536", "65540", "65600", "66000", "70000", "100000", "-1"])
+@each("port", ["", "0", "000", "65536", "65540", "65600", "66000", "70000", "100000", "-1"])
 def test_a_url_with_a_port_that_there_is_not_is_refused(port: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         web_url("http://localhost")(f"http://h:{port}/")
+
+
+def test_help_has_no_colours_on_any_python(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with pytest.raises(SystemExit):
+        Parser("Do nothing.").parse_args(["--help"])
+    assert "\x1b" not in capsys.readouterr().out

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from pythons import pythons
 from support import ROOT, SECONDS, Client, Pair, Program, eventually, request
 
 import exposee
@@ -128,12 +129,28 @@ def test_relative_links_lead_to_files(document: str) -> None:
     assert document != "README.md" or "SECURITY.md" in local
 
 
-def test_ci_runs_the_command_of_the_README_with_all_tests(tmp_path: Path) -> None:
+def test_ci_runs_the_command_of_the_README(tmp_path: Path) -> None:
     shown = run("bash", str(ROOT / ".ci" / "run"), "--show", cwd=tmp_path)
     commands = [line for line in "\n".join(blocks("sh")).splitlines() if "requirements-dev.txt" in line]
     assert commands == [shown.strip()]
     assert commands[0].endswith(" && .venv/bin/pytest")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_ci_finds_the_pythons_of_this_machine_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = tmp_path / ".pyenv" / "versions" / "3.9.1" / "bin"
+    versions.mkdir(parents=True)
+    for path, does in {
+        tmp_path / "python3.14t": "echo 3.14t",
+        tmp_path / "python3.14-config": "echo 3.14",
+        tmp_path / "python3.15": "exit 127",
+        versions / "python3.9": "echo 3.9",
+    }.items():
+        path.write_text(f"#!/bin/sh\n{does}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert pythons.__wrapped__() == {"3.9": f"{versions}/python3.9", "3.14t": f"{tmp_path}/python3.14t"}
 
 
 # --- its commands print what it shows ---------------------------------------------------------------------------

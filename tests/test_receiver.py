@@ -17,7 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ROOT, SECONDS, Client, Listener, Program, Response, eventually, free_port, held, request
+from support import (
+    PROMPTLY,
+    ROOT,
+    SECONDS,
+    Client,
+    Listener,
+    Program,
+    Response,
+    eventually,
+    free_port,
+    held,
+    mostly_slow,
+    request,
+)
 from test_verifying import BODY, ID, KEY, MISTAKES, SECRET, STANDARD, TIME, hexadecimal, signature, signed
 
 import receiver
@@ -34,6 +47,7 @@ PATH = "/webhook-receiver"
 @contextlib.contextmanager
 def serving(it: Receiver) -> Iterator[int]:
     server = Server(("127.0.0.1", 0), it.routes, log=terminal.say)
+    server.timeout = PROMPTLY
     thread = threading.Thread(target=server.run)
     thread.start()
     yield server.server_port
@@ -593,7 +607,7 @@ def answers(port: int) -> bool:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", mostly_slow([signal.SIGINT, signal.SIGTERM]))
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>&1"])
 def test_an_output_that_takes_nothing_changes_nothing_else(redirection: str, number: int) -> None:
     code, out, err = run_to_the_end(number, redirection)
@@ -616,7 +630,7 @@ def test_a_reader_that_has_gone_changes_nothing_else() -> None:
             process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", mostly_slow([signal.SIGINT, signal.SIGTERM]))
 def test_a_terminal_that_stands_still_holds_up_neither_answers_nor_the_end(number: int) -> None:
     port = free_port()
     command = [sys.executable, str(ROOT / "receiver.py"), "--raw", "--port", str(port)]

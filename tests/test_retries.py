@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from support import each
 
 from retries import JITTER, MAX_RETRY_AFTER, RETRY_SCHEDULE, Schedule, retry_after
 
@@ -68,7 +69,7 @@ def test_an_absurd_retry_after_is_a_long_time() -> None:
     assert retry_after(head(b"Retry-After: " + b"9" * 5_000), NOW) > 1e9
 
 
-@pytest.mark.parametrize(
+@each(
     "value",
     [
         b"x" + b" " * 60_000 + b"x",
@@ -93,18 +94,18 @@ def test_the_delays_are_those_of_the_schedule() -> None:
     assert delays == [pytest.approx(delay) for delay in (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)]
 
 
-@pytest.mark.parametrize("chance, factor", [(0.0, 1 - JITTER), (1.0, 1 + JITTER)])
+@each("chance, factor", [(0.0, 1 - JITTER), (1.0, 1 + JITTER)])
 def test_each_delay_is_a_little_shorter_or_longer(chance: float, factor: float) -> None:
     for tries, delay in enumerate(RETRY_SCHEDULE):
         assert schedule(chance).delay(tries, b"") == pytest.approx(delay * factor)
 
 
-@pytest.mark.parametrize("asked, delay", [(b"60", 60), (b"1", 5), (b"0", 5), (b"9" * 20, MAX_RETRY_AFTER)])
+@each("asked, delay", [(b"60", 60), (b"1", 5), (b"0", 5), (b"9" * 20, MAX_RETRY_AFTER)])
 def test_a_receiver_may_postpone_the_next_attempt_but_not_for_ever(asked: bytes, delay: float) -> None:
     assert schedule().delay(0, head(b"Retry-After: " + asked)) == pytest.approx(delay)
 
 
-@pytest.mark.parametrize(
+@each(
     "due, left",
     [(NOW + 60, 60.0), (NOW - 60, 0.0), (NOW, 0.0), (0.0, 0.0), (NOW + 31_536_000, MAX_RETRY_AFTER * (1 + JITTER))],
 )

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from support import each
 from test_callers import asked
 
 from addresses import Guard
@@ -66,14 +67,14 @@ NO_HOSTS = f"""
 """
 
 
-@pytest.mark.parametrize("host", HOSTS.split())
+@each("host", HOSTS.split())
 def test_a_host_may_be_registered(host: str) -> None:
     for url in (f"http://{host}", f"https://{host}:8443/hook?a=b", f"HTTP://{host}?x"):
         assert url_problem(url) is None
         assert check_url(url) == url
 
 
-@pytest.mark.parametrize("host", NO_HOSTS.split())
+@each("host", NO_HOSTS.split())
 def test_a_host_that_is_none_may_not(host: str) -> None:
     for url in (f"http://{host}/hook", f"https://{host}:8443", f"http://{host}?a"):
         problem = url_problem(url)
@@ -91,7 +92,7 @@ def test_what_follows_the_host_may_be_anything_visible(port: str, rest: str) -> 
     assert url_problem(f"http://h.example{port}{rest}") is None
 
 
-@pytest.mark.parametrize(
+@each(
     "port", [":0", ":00000", ":65536", ":99999", ":-1", ":+80", ":8_0", ":0x50", ":a", ":80:80", ":000080"]
 )
 def test_a_port_that_is_none(port: str) -> None:
@@ -133,7 +134,7 @@ def test_a_url_may_be_as_long_as_the_limit() -> None:
     assert url_problem("http://h/" + "a" * (MAX_URL - 9)) is None
 
 
-@pytest.mark.parametrize(
+@each(
     "url", ["http://" + "a." * 1_000 + "-", "http://" + "a" * 2_000, "http://" + "1." * 1_000, "http://[" + ":" * 2_000]
 )
 def test_a_hostile_url_costs_no_time(url: str) -> None:
@@ -167,12 +168,12 @@ def secret(size: int) -> str:
     return "whsec_" + base64.b64encode(bytes(range(size))).decode()
 
 
-@pytest.mark.parametrize("size", [24, 25, 26, 32, 63, 64])
+@each("size", [24, 25, 26, 32, 63, 64])
 def test_a_secret_has_24_to_64_bytes(size: int) -> None:
     assert is_secret(secret(size)) and check_secret(secret(size)) == secret(size)
 
 
-@pytest.mark.parametrize(
+@each(
     "value",
     [
         "",
@@ -203,7 +204,7 @@ def test_anything_else_is_no_secret_and_is_not_shown(value: str) -> None:
     assert caught.value.status == 422 and (value[6:] == "" or value[6:] not in caught.value.detail)
 
 
-@pytest.mark.parametrize("value", [5, True, [], {}, [secret(32)]])
+@each("value", [5, True, [], {}, [secret(32)]])
 def test_a_secret_is_a_text(value: Any) -> None:
     with pytest.raises(Problem):
         check_secret(value)
@@ -228,7 +229,7 @@ def test_an_allowance_is_a_burst_and_then_a_rate() -> None:
     assert [allowance.take() for _ in range(4)] == [0, 0, 0, 0.5]
 
 
-@pytest.mark.parametrize("body", [b"1", b"null", b'"x"', b"[{}]"])
+@each("body", [b"1", b"null", b'"x"', b"[{}]"])
 def test_a_body_that_is_no_object_is_told_what_was_expected(body: bytes) -> None:
     request = asked(content_type="application/json")._replace(body=body)
     with pytest.raises(Problem, match="expected an object with url, event") as caught:

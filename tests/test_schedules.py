@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support import EVENT, OTHER, Desk, eventually, exchange
+from support import EVENT, OTHER, Desk, eventually, exchange, mostly_slow
 
 from client import Exchange
 from messages import NotPossible
@@ -116,7 +116,7 @@ class Schedule:
         assert sum(d.state in OPEN for d in found) == self.desk.dispatcher.counts()["waiting"]
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", mostly_slow(range(25), 5))
 def test_whatever_happens_each_delivery_ends_and_a_restart_finds_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:

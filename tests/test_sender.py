@@ -72,7 +72,7 @@ def test_2_000_that_hang_cost_no_thread_and_hold_up_nobody(tmp_path: Path) -> No
             began = time.monotonic()
             assert desk.settled(desk.trigger(OTHER, number)).state == DELIVERED
             assert time.monotonic() - began < 1
-        assert threading.active_count() == threads
+        assert threading.active_count() <= threads  # one of an earlier test may have ended
         fourth = [d for d in desk.accept(EVENT, 4).deliveries if d and d.url == URL]
         assert desk.settled(fourth[0]).state == DELIVERED
         desk.dispatcher.close(0.0)
@@ -306,7 +306,7 @@ def test_names_that_hang_in_the_resolver_hold_up_no_name_that_is_known(
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     known, hanging = f"http://known.example:{listener.port}/", [f"http://hang-{n}.example/" for n in range(64)]
-    with Pair(tmp_path, guard=None, timeout=2.0) as pair, held(gate):
+    with Pair(tmp_path, guard=None, timeout=1.0) as pair, held(gate):
         pair.store.register(known, [EVENT], None, lambda _: None)
         listener.answer = CLOSING  # so that the name is looked up each time
         assert pair.trigger(EVENT, 0, Prefer="wait=5").json()["deliveries"][0]["state"] == DELIVERED

@@ -91,7 +91,7 @@ def test_clients_who_take_no_answers_keep_nobody_out(pair: Pair, monkeypatch: py
             sock = stack.enter_context(socket.socket())
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2_048)
             sock.connect(("127.0.0.1", pair.port))
-            sock.settimeout(0.5)
+            sock.settimeout(0.2)
             with pytest.raises(TimeoutError):
                 sock.sendall(HEALTH * 300_000)
         assert ask(pair.port, HEALTH).status == 200
@@ -218,9 +218,9 @@ def resources(program: Program, receiver: int) -> tuple[int, int]:
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_requests_leave_nothing_behind(tmp_path: Path, listener: Listener) -> None:
-    """An hour's worth in short. When the history is full, nothing grows any more."""
-    clients, filling, rest = 4, 220, 780  # batches: 4 webhooks, 3 messages in a batch, 10,000 deliveries remembered
+def test_fifty_thousand_requests_leave_nothing_behind(tmp_path: Path, listener: Listener) -> None:
+    """When the history is full, nothing grows any more."""
+    clients, filling, rest = 4, 220, 280  # batches: 4 webhooks, 3 messages in a batch, 10,000 deliveries remembered
 
     def idle() -> bool:
         counts = ask(port, HEALTH).json()
@@ -485,13 +485,14 @@ def found(text: str) -> list[str]:
     return [part for part in [*PARTS, TOKEN, "ABCDEFGHIJKL"] if part in text]
 
 
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_no_transcript_shows_a_secret_however_it_was_sent(tmp_path: Path, listener: Listener, spelling: str) -> None:
+def test_no_transcript_shows_a_secret_however_it_was_sent(tmp_path: Path, listener: Listener) -> None:
     with exposee_program(tmp_path, "--raw") as program:
-        answer = ask(program.port, SPELLINGS[spelling](secret_body(listener.url())))
-        assert not found(answer.body.decode())
+        for spelling, spell in SPELLINGS.items():
+            answer = ask(program.port, spell(secret_body(listener.url())))
+            assert not found(answer.body.decode()), spelling
         assert program.stop() == 0
-    assert not found("\n".join(program.lines)), program.lines
+    assert sum("called" in line for line in program.lines) == len(SPELLINGS)
+    assert [line for line in program.lines if found(line)] == []
 
 
 def test_no_transcript_shows_a_secret_in_chunks_of_whatever_size(tmp_path: Path, listener: Listener) -> None:
@@ -504,26 +505,24 @@ def test_no_transcript_shows_a_secret_in_chunks_of_whatever_size(tmp_path: Path,
     assert not found("\n".join(program.lines))
 
 
-@pytest.mark.parametrize(
-    "field",
-    [
-        f"Authorization: Bearer {TOKEN}",
-        f"authorization:\t{TOKEN}",
-        f"AUTHORIZATION: Bearer {TOKEN}\r\nAuthorization: Bearer {TOKEN}",
-        f"Proxy-Authorization: Basic {TOKEN}",
-        f"Authorization : Bearer {TOKEN}",
-        f"Authorization:\r\n Bearer {TOKEN}",
-        f"Authorization: Bearer\x0b{TOKEN}",
-    ],
-    ids=["plain", "tab", "twice", "proxy", "blank", "folded", "malformed"],
+TOKEN_FIELDS = (
+    f"Authorization: Bearer {TOKEN}",
+    f"authorization:\t{TOKEN}",
+    f"AUTHORIZATION: Bearer {TOKEN}\r\nAuthorization: Bearer {TOKEN}",
+    f"Proxy-Authorization: Basic {TOKEN}",
+    f"Authorization : Bearer {TOKEN}",
+    f"Authorization:\r\n Bearer {TOKEN}",
+    f"Authorization: Bearer\x0b{TOKEN}",
 )
-def test_no_transcript_shows_a_token_however_it_was_sent(tmp_path: Path, field: str) -> None:
+
+
+def test_no_transcript_shows_a_token_however_it_was_sent(tmp_path: Path) -> None:
     with exposee_program(tmp_path, "--raw", "--token", TOKEN) as program:
-        data = HEALTH.replace(b"Host:", field.encode() + b"\r\nHost:")
-        answer = ask(program.port, data)
-        assert not found(answer.body.decode())
+        for field in TOKEN_FIELDS:
+            answer = ask(program.port, HEALTH.replace(b"Host:", field.encode() + b"\r\nHost:"))
+            assert not found(answer.body.decode()), field
         assert program.stop() == 0
-    assert any("/health" in line for line in program.lines)
+    assert sum("GET /health" in line for line in program.lines) == len(TOKEN_FIELDS)
     assert not found("\n".join(program.lines)), program.lines
 
 

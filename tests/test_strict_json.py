@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from support import each
 
 from strict_json import MAX_DEPTH, loads, member
 
@@ -37,6 +38,12 @@ REFUSED = {
     "a NUL in a string": (b'"a\x00b"', "not JSON"),
     "an unknown escape": (rb'"\x41"', "not JSON"),
     "half an escape": (rb'"\u12"', "not JSON"),
+    "a comma before a bracket": (b'[1\n, \n]', "illegal trailing comma before end of array at line 2, column 1"),
+    "a comma before a brace": (b'{"a": [],\r\n }', "illegal trailing comma before end of object at line 1, column 9"),
+    "a comma before the wrong brace": (b'[1, }', "expecting value at line 1, column 5"),
+    "a comma before the wrong bracket": (b'{"a": 1,]', "expecting property name enclosed in double quotes at line 1"),
+    "two commas": (b"[1,,2]", "expecting value at line 1, column 4"),
+    "brackets in a string without an end": (b'"\\"' + b"[" * 999, "unterminated string starting at"),
     "a byte order mark": (b"\xef\xbb\xbf{}", "byte order mark, expected none"),
     "Latin-1": (b'"caf\xe9"', "not UTF-8: byte 4 is 0xe9"),
     "UTF-16": ('{"a": 1}'.encode("utf-16"), "not UTF-8: byte 0 is 0xff"),
@@ -59,11 +66,12 @@ REFUSED = {
     "arrays too deep": (nested(MAX_DEPTH + 1), f"expected {MAX_DEPTH} levels"),
     "objects too deep": (nested(MAX_DEPTH + 1, b'{"a":', b"}"), "nested too deeply"),
     "both too deep": (nested(MAX_DEPTH // 2 + 1, b'[{"a":', b"}]"), "nested too deeply"),
+    "too deep, without an end": (b'[{"a": ' * 2_000, "nested too deeply"),
     "an empty array too deep": (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), "nested too deeply"),
 }
 
 
-@pytest.mark.parametrize("data, words", REFUSED.values(), ids=REFUSED)
+@each("data, words", REFUSED.values(), ids=REFUSED)
 def test_refused(data: bytes, words: str) -> None:
     with pytest.raises(ValueError) as caught:
         loads(data)
@@ -100,7 +108,7 @@ FINE: dict[str, tuple[bytes, Any]] = {
 }
 
 
-@pytest.mark.parametrize("data, value", FINE.values(), ids=FINE)
+@each("data, value", FINE.values(), ids=FINE)
 def test_fine(data: bytes, value: Any) -> None:
     assert loads(data) == value
 
@@ -109,7 +117,7 @@ def test_integers_and_floats_keep_their_kind() -> None:
     assert [type(number) for number in loads(b"[1, -1, 1.0, 1e2]")] == [int, int, float, float]
 
 
-@pytest.mark.parametrize(
+@each(
     "data",
     [b"[" * 1_000_000, b'{"a":' * 200_000, b"9" * 1_000_000, nested(20_000), b'{"a":1,' * 100_000],
     ids=["open arrays", "open objects", "digits", "a deep array", "open members"],
@@ -139,13 +147,13 @@ MEMBERS = {
 }
 
 
-@pytest.mark.parametrize("data, raw", MEMBERS.values(), ids=MEMBERS)
+@each("data, raw", MEMBERS.values(), ids=MEMBERS)
 def test_a_member_is_given_as_it_was_spelled(data: bytes, raw: bytes) -> None:
     assert loads(raw) == loads(data)["data"]
     assert member(data, "data") == raw
 
 
-@pytest.mark.parametrize(
+@each(
     "number",
     [
         "99999999999999.99",
@@ -168,7 +176,7 @@ def test_a_number_keeps_its_spelling(number: str) -> None:
     assert member(data, "data") == f'[{number},{{"a": {number}}}]'.encode()
 
 
-@pytest.mark.parametrize("data", [b"{}", b"[]", b'"data"', b"1", b'["data"]', b'{"x": {"data": 1}}', b'[{"data": 1}]'])
+@each("data", [b"{}", b"[]", b'"data"', b"1", b'["data"]', b'{"x": {"data": 1}}', b'[{"data": 1}]'])
 def test_a_member_that_is_not_there(data: bytes) -> None:
     loads(data)
     with pytest.raises(KeyError):
@@ -230,7 +238,7 @@ def test_random_members_mean_the_same_and_their_numbers_are_spelled_the_same() -
             assert not set(raw) & set(b"\t\r\n") and len(raw) <= len(data)
 
 
-@pytest.mark.parametrize(
+@each(
     "data",
     [
         b'{"' + b"\\\\" * 500_000 + b'": 1, "data": 2}',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import signal
@@ -13,7 +14,8 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from support import ROOT, SECONDS, Client, Listener, eventually, held, request
+from pythons import parts, pythons
+from support import ROOT, SECONDS, Client, Listener, eventually, held, mostly_slow, request
 
 import terminal
 from terminal import (
@@ -355,12 +357,32 @@ def test_an_output_that_takes_nothing_is_no_traceback(redirection: str) -> None:
     )
 
 
-def test_a_python_that_is_too_old_is_told_in_one_line() -> None:
-    done = python("import sys; sys.hexversion = 0x030900F0; import terminal")
-    assert (done.returncode, done.stdout) == (2, "") and done.stderr.count("\n") == 1 and "3.10" in done.stderr
+PROGRAMS = ("exposee.py", "receiver.py", "register_webhook.py", "walkthrough.py")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_an_older_python_is_told_in_one_line(program: str) -> None:
+    found = {version: path for version, path in pythons().items() if (3, 6) <= parts(version) < (3, 10)}
+    if not found:
+        pytest.skip("there is no Python from 3.6 to 3.9 on this machine")
+    for version, path in found.items():
+        done = subprocess.run([path, "-B", str(ROOT / program)], capture_output=True, text=True, timeout=SECONDS)
+        line = f"Python 3.10 or newer is needed, this is {version}\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+
+
+def test_an_older_python_gets_as_far_as_that_line() -> None:
+    """What it compiles before it gets there: the programs and this module."""
+    for name in (*PROGRAMS, "terminal.py"):
+        tree = ast.parse((ROOT / name).read_text("utf-8"), feature_version=(3, 7))  # the oldest that ast can still be
+        modules = [node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)]
+        assert "__future__" not in modules, f"{name}: Python 3.6 has no annotations in __future__"
+    with_our_version = python("import sys; sys.version_info = (3, 9); import terminal")
+    assert (with_our_version.returncode, with_our_version.stdout) == (2, "")
+    assert with_our_version.stderr == "Python 3.10 or newer is needed, this is 3.9\n"
+
+
+@pytest.mark.parametrize("number", mostly_slow([signal.SIGINT, signal.SIGTERM]))
 def test_a_terminal_that_stands_still_holds_up_neither_deliveries_nor_the_end(
     number: int, tmp_path: Path, listener: Listener
 ) -> None:

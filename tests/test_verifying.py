@@ -9,6 +9,7 @@ import time
 import tracemalloc
 
 import pytest
+from support import each
 import support  # noqa: F401  (it makes the modules importable)
 
 from messages import sign
@@ -40,7 +41,7 @@ def signed(body: bytes) -> bytes:
     return f"{ID}.{TIME}.".encode() + body
 
 
-@pytest.mark.parametrize(
+@each(
     "secret, body, headers",
     [
         (SECRET, BODY, STANDARD),
@@ -56,7 +57,7 @@ def test_what_the_specifications_sign_verifies(secret: str, body: bytes, headers
     assert check.good, check.reasons
 
 
-@pytest.mark.parametrize(
+@each(
     "secret, body, field",
     [
         (SECRET, BODY, f"webhook-signature: {SIGNATURE}"),
@@ -103,7 +104,7 @@ def test_a_malformed_field_does_not_verify_and_does_not_raise(name: str, value: 
     assert max(map(len, check.reasons)) < 2_000
 
 
-@pytest.mark.parametrize("name", STANDARD)
+@each("name", STANDARD)
 def test_a_field_that_is_missing_does_not_verify(name: str) -> None:
     check = verify(SECRET, {key: value for key, value in STANDARD.items() if key != name}, BODY, TIME)
     assert not check.good
@@ -128,7 +129,7 @@ def test_an_old_request_without_its_standard_signature_is_not_a_new_one() -> Non
     assert not check.good and "webhook-signature is missing" in check.reasons[0]
 
 
-@pytest.mark.parametrize("age", [0, TOLERANCE, -TOLERANCE, TOLERANCE + 1, -TOLERANCE - 1, 10**8])
+@each("age", [0, TOLERANCE, -TOLERANCE, TOLERANCE + 1, -TOLERANCE - 1, 10**8])
 def test_a_timestamp_may_be_five_minutes_off(age: int) -> None:
     check = verify(SECRET, STANDARD, BODY, TIME + age)
     assert check.good == (abs(age) <= TOLERANCE)
@@ -136,7 +137,7 @@ def test_a_timestamp_may_be_five_minutes_off(age: int) -> None:
         assert str(abs(age)) in check.reasons[0] and "replay" in check.reasons[0]
 
 
-@pytest.mark.parametrize("field", ["webhook-id", "webhook-timestamp"])
+@each("field", ["webhook-id", "webhook-timestamp"])
 def test_id_and_time_are_part_of_what_is_signed(field: str) -> None:
     other = {"webhook-id": "msg_other", "webhook-timestamp": str(TIME + 1)}[field]
     assert not verify(SECRET, {**STANDARD, field: other}, BODY, TIME).good
@@ -164,7 +165,7 @@ MISTAKES: list[tuple[str, bytes, dict[str, str]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
+@each(
     "headers, digest, length",
     [
         (standard("v1,AAAA"), SIGNATURE[3:], len(KEY)),
@@ -178,14 +179,14 @@ def test_a_refusal_shows_what_was_signed_and_both_digests(headers: dict[str, str
     assert SECRET not in text and SECRET[6:] not in text
 
 
-@pytest.mark.parametrize("size", [23, 65, 0])
+@each("size", [23, 65, 0])
 def test_a_key_of_another_length_is_no_key(size: int) -> None:
     secret = "whsec_" + base64.b64encode(b"k" * size).decode()
     value = "v1," + signature(b"k" * size, signed(BODY))
     assert key_of(secret) is None and not verify(secret, standard(value), BODY, TIME).good
 
 
-@pytest.mark.parametrize("size", [24, 32, 64])
+@each("size", [24, 32, 64])
 def test_a_key_of_the_usual_lengths_is_one(size: int) -> None:
     assert key_of("whsec_" + base64.b64encode(b"k" * size).decode()) == b"k" * size
 
@@ -193,7 +194,7 @@ def test_a_key_of_the_usual_lengths_is_one(size: int) -> None:
 BOTH = {**standard("v1,AAAA"), "x-hub-signature-256": "sha256=00"}
 
 
-@pytest.mark.parametrize(
+@each(
     "body",
     [
         b"[" * 400 + b"1," * 520_000,

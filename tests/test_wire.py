@@ -267,3 +267,25 @@ def test_an_answer_is_json_unless_it_is_bytes(value: Any) -> None:
 def test_an_answer_that_cannot_be_sent_is_not_made(body: Any) -> None:
     with pytest.raises((TypeError, UnicodeEncodeError)):
         Answer(200, body)
+
+
+# What IANA has registered, and 418. Python's own words differ between its versions, and so may the statuses it knows.
+PHRASES = """
+100 Continue | 101 Switching Protocols | 102 Processing | 103 Early Hints | 200 OK | 201 Created | 202 Accepted | 203
+Non-Authoritative Information | 204 No Content | 205 Reset Content | 206 Partial Content | 207 Multi-Status | 208
+Already Reported | 226 IM Used | 300 Multiple Choices | 301 Moved Permanently | 302 Found | 303 See Other | 304 Not
+Modified | 305 Use Proxy | 307 Temporary Redirect | 308 Permanent Redirect | 400 Bad Request | 401 Unauthorized | 402
+Payment Required | 403 Forbidden | 404 Not Found | 405 Method Not Allowed | 406 Not Acceptable | 407 Proxy
+Authentication Required | 408 Request Timeout | 409 Conflict | 410 Gone | 411 Length Required | 412 Precondition
+Failed | 413 Content Too Large | 414 URI Too Long | 415 Unsupported Media Type | 416 Range Not Satisfiable | 417
+Expectation Failed | 418 I'm a Teapot | 421 Misdirected Request | 422 Unprocessable Content | 423 Locked | 424 Failed
+Dependency | 425 Too Early | 426 Upgrade Required | 428 Precondition Required | 429 Too Many Requests | 431 Request
+Header Fields Too Large | 451 Unavailable For Legal Reasons | 500 Internal Server Error | 501 Not Implemented | 502
+Bad Gateway | 503 Service Unavailable | 504 Gateway Timeout | 505 HTTP Version Not Supported | 506 Variant Also
+Negotiates | 507 Insufficient Storage | 508 Loop Detected | 510 Not Extended | 511 Network Authentication Required
+"""
+
+
+def test_the_phrases_are_the_same_on_every_python() -> None:
+    phrases = [phrase.split(maxsplit=1) for phrase in PHRASES.replace("\n", " ").split("|")]
+    assert wire.PHRASES == {int(status): phrase.strip() for status, phrase in phrases}
