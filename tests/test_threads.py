@@ -18,8 +18,7 @@ from support import EVENT, OTHER, SECONDS, Listener, Pair, eventually, fields
 
 import receiver
 import server
-from delivery import NotPossible
-from messages import CANCELLED, DELIVERED, FAILED
+from messages import CANCELLED, DELIVERED, FAILED, NotPossible
 from terminal import Printer
 from wire import Request
 
@@ -77,8 +76,8 @@ def test_whatever_threads_do_at_once_nothing_is_lost_and_nothing_counted_wrong(t
         def again(chance: random.Random) -> None:
             if found := dispatcher.history.newest(lambda _: True, 50):
                 with suppress(NotPossible):
-                    dispatcher.redeliver(chance.choice(found))
-            dispatcher.ping()
+                    dispatcher.on_demand.redeliver(chance.choice(found))
+            dispatcher.on_demand.ping()
 
         together(trigger, register, look, again)
         eventually(lambda: dispatcher.counts() == {"waiting": 0, "under_way": 0}, "the end of all deliveries")
