@@ -103,7 +103,7 @@ def exercise(asker: Asker, pair: Pair) -> None:
     found = asker.ask(pair, "POST", "/trigger", EVENT, Prefer="wait=5").json()["deliveries"][0]["id"]
     asker.ask(pair, "GET", "/health")
     asker.ask(pair, "GET", f"/deliveries/{found}")
-    asker.ask(pair, "GET", f"/deliveries?message=msg_{found[4:28]}&state=delivered&url={url}&limit=1000&duration=1")
+    asker.ask(pair, "GET", f"/deliveries?message=msg_{found[4:28]}&state=delivered&url={url}&limit=1000")
     asker.ask(pair, "POST", f"/deliveries/{found}/attempts")
     eventually(lambda: pair.call("GET", f"/deliveries/{found}").json()["attempt_count"] == 2, "the redelivery")
     asker.ask(pair, "POST", REGISTER, {"url": url, "event_types": [A], "secret": SECRET})
