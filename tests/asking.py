@@ -100,7 +100,7 @@ def table(asker: Asker, pair: Pair) -> None:
 
 
 def exercise(asker: Asker, pair: Pair) -> None:
-    """A delivery to a URL without a secret and with one that is replaced, its redelivery, and what is different for a stranger."""
+    """A delivery and its redelivery, a secret and the one that replaces it, and what is different for a stranger."""
     url = asker.url()
     asker.ask(pair, "POST", REGISTER, {"url": url, "event_types": [A]})
     found = asker.ask(pair, "POST", "/trigger", EVENT, Prefer="wait=5").json()["deliveries"][0]["id"]

@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from browser import Browser, Console, Missing, find_programs
@@ -24,7 +23,7 @@ from support import NO_CONTENT, SECONDS, Listener, eventually, fields, held, req
 
 import history
 from messages import OPEN
-from wire import Answer, Request
+from wire import Request
 
 SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 ROWS = "#list li"
