@@ -206,7 +206,7 @@ class Exposee:
             return wanted.get("url") in (None, delivery.url) and wanted.get("state") in (None, delivery.state)
 
         found = self._dispatcher.history.newest(matches, int(limit), wanted.get("message", ""))
-        return Answer(200, {"deliveries": [delivery.to_json(duration="duration" in wanted) for delivery in found]})
+        return Answer(200, {"deliveries": [delivery.to_json() for delivery in found]})
 
     def delivery(self, request: Request) -> Answer:
         self._rules.owner_only(request)
@@ -246,7 +246,7 @@ class Exposee:
                 if changes is None:
                     return
                 version, deliveries = changes
-                changed = [json.dumps(delivery.to_json(duration=True)) for delivery in deliveries]
+                changed = [json.dumps(delivery.to_json()) for delivery in deliveries]
                 yield "".join(f"event: delivery\ndata: {text}\n\n" for text in changed).encode() or b": nothing new\n\n"
                 time.sleep(STREAM_PAUSE)
         finally:

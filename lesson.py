@@ -72,8 +72,8 @@ ON_THIS_PAGE = """
 it waits for Enter, both programs run and answer your own requests. For this page, start them yourself:
 `python3 exposee.py` listens on port 3000, `python3 receiver.py` on port 8080.
 
-Ids, times, ports, signatures and durations differ in every run. This page has fixed values of the same length in their
-place.
+Ids, times, ports, signatures and durations differ in every run. This page has fixed values in their place, and each
+`Content-Length` fits them.
 """
 
 PROMPT = """

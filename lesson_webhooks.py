@@ -211,7 +211,7 @@ def the_location(lesson: Lesson) -> None:
     for port in (lesson.receiver, lesson.second):
         lesson.delivery(lesson.kept.id, receiver_url(port))
     lesson.step("Following the Location", "We ask for the outcome, at the target that `Location` has named.")
-    lesson.send(request("GET", f"/deliveries?message={lesson.kept.id}"))
+    lesson.send(request("GET", f"/deliveries?message={lesson.kept.id}"), most=600)
     lesson.notice("The list has two deliveries, the last one first. Each has its own state and status.")
 
 

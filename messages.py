@@ -128,11 +128,8 @@ class Delivery:
         last = self.attempts[-1] if self.attempts else None
         return self.error or (last and (last.error or f"answered {last.status}")) or "it was not attempted"
 
-    def to_json(self, attempts: bool = False, duration: bool = False) -> dict[str, Any]:
-        """What GET /deliveries shows; with `attempts`, what GET /deliveries/{id} shows.
-
-        With `duration`, how long the last attempt took, in seconds.
-        """
+    def to_json(self, attempts: bool = False) -> dict[str, Any]:
+        """What GET /deliveries shows; with `attempts`, what GET /deliveries/{id} shows."""
         last = self.attempts[-1] if self.attempts else None
         error, due = self.error or (last.error if last else None), self.due  # another thread may change it meanwhile
         return {
@@ -145,9 +142,9 @@ class Delivery:
             "attempt_count": self.count,
             **({"status": last.status} if last and last.status else {}),
             **({"error": error} if error else {}),
+            **({"duration": round(last.duration, 6)} if last else {}),  # seconds, of the last attempt
             **({"next_attempt": iso(due)} if due else {}),
             **({"confirmed": self.confirmed} if self.message.event == PING else {}),
-            **({"duration": round(last.duration, 6)} if last and duration else {}),
             **({"body": self.message.body.decode()} if attempts else {}),
             **({"attempts": [attempt.to_json() for attempt in self.attempts]} if attempts else {}),
         }

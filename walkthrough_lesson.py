@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, AnyStr
 
 import terminal
 from lesson_client import request, talk
-from walkthrough_page import NOON, Markdown, Normal, Screen
+from walkthrough_page import NOON, Markdown, Normal, Screen, with_fixed_durations
 from walkthrough_programs import SECONDS, LessonFailed, Listener, Program, Programs
 
 BODY = 320  # characters that a dump shows of a line, unless a step says otherwise
@@ -71,7 +71,8 @@ class Lesson:
 
     def show(self, title: str, *messages: tuple[str, bytes], only: Sequence[str] = (), most: int = BODY) -> None:
         """Bytes of HTTP messages. Each message is a pair: the mark of its lines, and its bytes."""
-        lines = [line for message in messages for line in terminal.transcript(*message)]
+        shown = [(mark, self.varying(data, with_fixed_durations(data))) for mark, data in messages]
+        lines = [line for message in shown for line in terminal.transcript(*message)]
         self.page.block(title, shortened(lines, only, most))
 
     def show_lines(self, title: str, lines: Sequence[str]) -> None:
@@ -88,8 +89,8 @@ class Lesson:
         real, shown = sign(secret, message_id, timestamp, body), sign(secret, self._normal(message_id), NOON, body)
         self._normal.stand_ins[real[3:]] = shown[3:]
 
-    def varying(self, real: str, on_page: str) -> str:
-        """`on_page` for a page, `real` for a terminal: for texts that vary from run to run."""
+    def varying(self, real: AnyStr, on_page: AnyStr) -> AnyStr:
+        """`on_page` for a page, `real` for a terminal: for what varies from run to run."""
         return on_page if isinstance(self.page, Markdown) else real
 
     def file(self, name: str) -> None:

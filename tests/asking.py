@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import itertools
 import json
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from disks import Disk, no_sync
-from exchanges import BROUGHT_ABOUT_BY, EXCHANGES, PING_BACK, REGISTER, STRANGER, UNREGISTER, A, B, filled
-from support import Listener, Pair, Response, eventually, request
+from exchanges import BROUGHT_ABOUT_BY, EXCHANGES, PING_BACK, RECOVER, REGISTER, STRANGER, UNREGISTER, A, B, filled
+from support import NO_CONTENT, SECONDS, Listener, Pair, Response, eventually, held, request
 from support import fields as header_fields
 
 from exposee import EVENT_TYPES
 
-TAKE_A_BODY = {REGISTER: "POST", UNREGISTER: "DELETE", PING_BACK: "POST", "/trigger": "POST"}
+TAKE_A_BODY = {REGISTER: "POST", UNREGISTER: "DELETE", PING_BACK: "POST", "/trigger": "POST", RECOVER: "POST"}
 OWNERS = {"/": "GET", "/webhooks": "GET", "/deliveries": "GET", "/deliveries/stream": "GET"}
 HOOK = "http://127.0.0.1:1/hook"  # where nobody listens
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+SECRET, NEW_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_m8tWqH/m0/mw/oljlpJIGSWA8a18lYk3"
 UNKNOWN = "/deliveries/dlv_000000000000000000000000_0"
 EVENT = {"event": A, "data": {"amount": 100}}
 
@@ -97,20 +100,22 @@ def table(asker: Asker, pair: Pair) -> None:
 
 
 def exercise(asker: Asker, pair: Pair) -> None:
-    """A delivery to a URL without a secret and with one, its redelivery, and what is different for a stranger."""
+    """A delivery and its redelivery, a secret and the one that replaces it, and what is different for a stranger."""
     url = asker.url()
     asker.ask(pair, "POST", REGISTER, {"url": url, "event_types": [A]})
     found = asker.ask(pair, "POST", "/trigger", EVENT, Prefer="wait=5").json()["deliveries"][0]["id"]
     asker.ask(pair, "GET", "/health")
     asker.ask(pair, "GET", f"/deliveries/{found}")
-    asker.ask(pair, "GET", f"/deliveries?message=msg_{found[4:28]}&state=delivered&url={url}&limit=1000&duration=1")
+    asker.ask(pair, "GET", f"/deliveries?message=msg_{found[4:28]}&state=delivered&url={url}&limit=1000")
     asker.ask(pair, "POST", f"/deliveries/{found}/attempts")
     eventually(lambda: pair.call("GET", f"/deliveries/{found}").json()["attempt_count"] == 2, "the redelivery")
     asker.ask(pair, "POST", REGISTER, {"url": url, "event_types": [A], "secret": SECRET})
     asker.ask(pair, "DELETE", UNREGISTER, {"url": url, "event": A}, **tunnelled())
     asker.ask(pair, "POST", REGISTER, {"url": url, "event_types": [B]}, **tunnelled())
     asker.ask(pair, "GET", "/ping", **tunnelled())
-    asker.ask(pair, "DELETE", UNREGISTER, {"url": url, "event": A, "secret": SECRET}, **tunnelled())
+    secrets = {"secret": NEW_SECRET, "old_secret": SECRET}
+    asker.ask(pair, "POST", REGISTER, {"url": url, "event_types": [A], **secrets})
+    asker.ask(pair, "DELETE", UNREGISTER, {"url": url, "event": A, "secret": NEW_SECRET}, **tunnelled())
     asker.ask(pair, "POST", f"/deliveries/{found}/attempts")
     asker.ask(pair, "POST", "/trigger", EVENT, webhook_id="msg_1", User_Agent="Exposee/1.0")
     asker.ask(pair, "GET", "/deliveries?state=late")
@@ -130,7 +135,16 @@ def failures(asker: Asker, pair: Pair) -> None:
         asker.ask(pair, "GET", f"/deliveries/{again}")
     asker.ask(pair, "DELETE", UNREGISTER, {"url": "http://127.0.0.1:1/", "event": A})
     asker.ask(pair, "GET", "/deliveries?state=cancelled")
-    asker.listener.answer = b"HTTP/1.1 204 No Content\r\n\r\n"
+    with held(gate := threading.Event()):
+
+        def answer_late(connection: socket.socket) -> None:
+            gate.wait(SECONDS)
+            connection.sendall(NO_CONTENT)
+
+        asker.listener.answer = answer_late
+        message = asker.ask(pair, "POST", "/trigger", EVENT).json()["id"]
+        asker.ask(pair, "GET", f"/deliveries?message={message}")
+    asker.listener.answer = NO_CONTENT
 
 
 def malformed_bodies(asker: Asker, pair: Pair) -> None:
@@ -161,13 +175,19 @@ def shapes(asker: Asker, pair: Pair) -> None:
         asker.ask(pair, "POST", PING_BACK, {"url": url})
     for value in (None, 1.5, "text", [1, {}], {"more": None}):
         asker.ask(pair, "POST", "/trigger", {"event": A, "data": value, "more": 1})
+    for since in (5, -1.5, "2025-01-31", "2025-01-31T12:00", "2025-01-31T12:00:00.250Z", "2025-01-31T12:00:00+02:00"):
+        asker.ask(pair, "POST", RECOVER, {"since": since})
+    recoveries: list[dict[str, Any]] = [{"since": since} for since in ("", "today", "31.01.2025", True, None, [5])]
+    recoveries += [{"url": ""}, {"url": 5}, {"state": None}, {"state": "late"}, {"url": HOOK, "event": A}]
+    for wanted in [*recoveries, {"state": "cancelled", "url": HOOK}]:
+        asker.ask(pair, "POST", RECOVER, wanted)
     for limit in ("0", "-1", "1001", "many", "1"):
         asker.ask(pair, "GET", f"/deliveries?limit={limit}")
 
 
 def callers(asker: Asker, pair: Pair) -> None:
     """The owner's routes: for strangers without and with a token, and for local callers."""
-    owners = [*OWNERS.items(), (UNKNOWN, "GET"), (f"{UNKNOWN}/attempts", "POST")]
+    owners = [*OWNERS.items(), (UNKNOWN, "GET"), (f"{UNKNOWN}/attempts", "POST"), (RECOVER, "POST")]
     with asker.exposee(token="t0ken") as closed:
         for path, method in owners:
             asker.ask(pair, method, path, **tunnelled())
@@ -180,19 +200,28 @@ def callers(asker: Asker, pair: Pair) -> None:
 
 
 def limits(asker: Asker, pair: Pair) -> None:
-    """Strangers who ask too often, too many streams, and a disk that refuses."""
+    """Strangers who ask too often, too many streams, a disk that takes its time, and one that refuses."""
     disk = Disk()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("exposee.MAX_STREAMS", 0)
         patch.setattr("rules.Allowance.take", lambda _: 1.0)
         asker.ask(pair, "GET", "/ping", **tunnelled())
         asker.ask(pair, "POST", "/trigger", EVENT, **tunnelled())
-        with asker.exposee(fsync=disk) as full:
+        with asker.exposee(fsync=disk, schedule=()) as full:
             url = asker.url()
             full.register(url, A)
+            full.register(HOOK, A)
             found = full.trigger(A, Prefer="wait=5").json()["deliveries"][0]["id"]
             asker.ask(full, "GET", "/deliveries/stream")
+            asker.ask(full, "POST", RECOVER, {"state": "failed"})
+            eventually(lambda: full.call("GET", "/health").json()["waiting"] == 0, "the end of the recovery")
+            with ThreadPoolExecutor(1) as pool, held(disk.gate):
+                disk.hold()
+                pool.submit(full.trigger, A, Idempotency_Key="k")
+                assert disk.asked.wait(SECONDS)
+                asker.ask(full, "POST", "/trigger", {"event": A, "data": None}, Idempotency_Key="k")
             disk.fail()
+            asker.ask(full, "POST", RECOVER, {"state": "failed"})
             asker.ask(full, "GET", "/ping")
             asker.ask(full, "POST", "/trigger", EVENT)
             asker.ask(full, "POST", f"/deliveries/{found}/attempts")

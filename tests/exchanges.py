@@ -54,6 +54,10 @@ class Count(int):
     """An example of a number; any other from zero on may stand in its place."""
 
 
+class Seconds(float):
+    """An example of a duration, in whose place any other may stand."""
+
+
 MESSAGE = Like("msg_0123456789abcdef01234567", "msg_[0-9a-f]{24}")
 DELIVERY = Like("dlv_0123456789abcdef01234567_0", r"dlv_[0-9a-f]{24}_\d+")
 TIME = Like("2025-01-31T12:00:00.000000Z", r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -66,6 +70,8 @@ def agrees(expected: Any, given: Any) -> bool:
         return expected.matches(given)
     if isinstance(expected, Count):
         return type(given) is int and given >= 0
+    if isinstance(expected, Seconds):
+        return type(given) is float and given >= 0
     if isinstance(expected, dict):
         same_keys = isinstance(given, dict) and expected.keys() == given.keys()
         return same_keys and all(agrees(value, given[key]) for key, value in expected.items())
@@ -127,7 +133,7 @@ def problem(status: int, detail: str) -> dict[str, Any]:
 def delivery(event: str, **more: Any) -> dict[str, Any]:
     """A delivery that succeeded at once, as the lists show it."""
     ids = {"id": DELIVERY, "message": MESSAGE, "event": event, "url": "{url}", "state": "delivered"}
-    return {**ids, "time": TIME, "attempt_count": 1, "status": 204, **more}
+    return {**ids, "time": TIME, "attempt_count": 1, "status": 204, "duration": Seconds(0.002), **more}
 
 
 PING_EVENT = {"event": "ping", "data": "Ping from Exposee"}

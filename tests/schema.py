@@ -19,7 +19,8 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
 }
-SIZED, NUMBERS = {"minLength": str, "maxLength": str, "minItems": list, "maxItems": list}, {"minimum", "maximum"}
+SIZED = {"minLength": str, "maxLength": str, "minItems": list, "maxItems": list, "minProperties": dict}
+NUMBERS = {"minimum", "maximum"}
 NOTES = {"description", "default"}  # they allow everything
 
 

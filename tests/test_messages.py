@@ -99,8 +99,8 @@ def test_a_retrying_delivery_says_what_happened_and_what_comes() -> None:
     shown = delivery.to_json()
     assert shown["next_attempt"] == "2023-11-14T22:13:25.500000Z"
     assert (shown["status"], shown["error"]) == (503, "the answer ended after 3 of 9 bytes")
-    assert shown["attempt_count"] == 1 and shown.keys().isdisjoint({"attempts", "body", "duration"})
-    assert delivery.to_json(duration=True) == {**shown, "duration": 0.012346}
+    assert shown["attempt_count"] == 1 and shown.keys().isdisjoint({"attempts", "body"})
+    assert shown["duration"] == 0.012346
     assert delivery.to_json(attempts=True)["body"] == delivery.message.body.decode()
     assert delivery.to_json(attempts=True)["attempts"] == [
         {

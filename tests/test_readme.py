@@ -36,6 +36,7 @@ VARIES = {  # values that differ in each run
     r"\b\w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT": "DATE",
     r"\bin [\d.,]+ m?s\b": "in N ms",
     r"^\d\d:\d\d:\d\d\b": "NOW",
+    r'"duration": [\d.e-]+': '"duration": N',
 }
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from serving import serving
-from support import ROOT, Client, Listener, Pair, eventually, request
+from support import ROOT, Client, Listener, Pair, eventually, fields, request
 
 from receiver import PATH, Receiver
 
@@ -100,9 +100,17 @@ def test_every_route_is_in_the_file_but_the_page_and_the_stream(pair: Pair) -> N
 
 def test_deliveries_of_the_signed_event_are_signed(pair: Pair, listener: Listener) -> None:
     known = variables() | {"exposee": pair.url, "receiver": listener.url()}
-    register, trigger = [call for call in CALLS if call.title.endswith(("with a secret", "that is signed"))]
-    assert [register.send(known)[0], trigger.send(known)[0]] == [200, 200]
-    assert b"\r\nwebhook-signature: v1," in listener.next()
+    ends = ("with a secret", "that is signed", "replaces the secret")
+    register, trigger, replace = [call for call in CALLS if call.title.endswith(ends)]
+    for calls, signatures in (([register, trigger], 1), ([replace, trigger], 2)):
+        assert [call.send(known)[0] for call in calls] == [200, 200]
+        assert len(fields(listener.next())["webhook-signature"].split()) == signatures
+
+
+def test_the_request_that_is_repeated_makes_no_second_message(pair: Pair) -> None:
+    repeated = [call for call in CALLS if "Idempotency-Key" in call.fields][:2]
+    first, second = [call.send(variables() | {"exposee": pair.url}) for call in repeated]
+    assert first == second and first[0] == 202
 
 
 @pytest.mark.parametrize("number", range(len(CALLS)))
@@ -119,6 +127,6 @@ def test_both_clients_understand_the_syntax(number: int) -> None:
 
 def test_titles_differ_and_variables_stand_at_the_top() -> None:
     assert len({call.title for call in CALLS}) == len(CALLS)
-    assert sorted(variables()) == ["delivery", "exposee", "receiver", "secret"]
-    assert len(re.findall("^@", TEXT, re.MULTILINE)) == 4
+    assert sorted(variables()) == ["delivery", "exposee", "new_secret", "receiver", "secret"]
+    assert len(re.findall("^@", TEXT, re.MULTILINE)) == 5
     assert all(re.fullmatch(r"(#.*|@\w+ = \S+|)", line) for line in sections()[0].splitlines())

@@ -8,7 +8,7 @@ import select
 import pytest
 
 import walkthrough_page
-from walkthrough_page import Markdown, Normal, Screen, folded
+from walkthrough_page import Markdown, Normal, Screen, folded, with_fixed_durations
 
 PORTS = (40_001, 40_002, 40_003, 40_004, 40_005, 40_006)
 
@@ -96,3 +96,15 @@ def test_a_page_has_the_same_ids_times_and_ports_in_every_run() -> None:
     second = [two(text.format(40_006, letter * 24, port, 2)) for letter, port in (("c", 50_003), ("d", 50_004))]
     assert first == second and first[0] != first[1]
     assert one("503 in 2 ms, next attempt in 4 s") == two("503 in 2 ms, next attempt in 6 s")
+
+
+@pytest.mark.parametrize("duration", [b"0.012345", b"1e-05", b"2.5", b"0.002"])
+def test_a_page_has_the_same_durations_and_content_length_in_every_run(duration: bytes) -> None:
+    body = b'{"status": 204, "duration": %b}' % duration
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+    assert with_fixed_durations(head % len(body) + body) == head % 34 + b'{"status": 204, "duration": 0.002}'
+
+
+def test_a_content_length_that_is_wrong_stays_so_on_a_page() -> None:
+    message = b'POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n{"duration": 0.5}'
+    assert with_fixed_durations(message) == message.replace(b"0.5", b"0.002")
