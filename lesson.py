@@ -62,7 +62,7 @@ Every chapter ends with an exercise. To do it, open a second terminal in this di
 SOLUTIONS = """
 Each solution is a function of `lesson.py` too. It takes the two ports, and its `assert` lines check the answer. Here it
 runs with a fresh pair of programs, on other ports, whose receiver is registered for `payment_received`. So what you
-have sent does not affect it.
+have sent does not affect it. If you call one yourself, do so before your own tries.
 """
 
 LIVE = "While this walkthrough waits for Enter, both programs run. Their ports stay the same to the end."
@@ -157,7 +157,7 @@ CHAPTERS = [
     Chapter(
         "Signatures",
         SIGNATURES,
-        "Sign a request of your own so that the receiver accepts it. You know the secret.",
+        "Sign a request of your own so that the receiver accepts it. At the prompt, `SECRET` is the receiver's secret.",
         solution_9,
         ("--secret", SECRET),
     ),

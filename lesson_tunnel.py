@@ -81,8 +81,8 @@ def a_stranger(lesson: Lesson) -> None:
     lesson.step(
         "A stranger",
         """
-        Either of the two fields is enough: for the exposee this caller is a *stranger*, somebody from another machine.
-        Anybody who knows a public URL can use it, so the exposee does not do everything for everybody.
+        From these fields the exposee knows that this caller is a *stranger*, somebody from another machine. Anybody who
+        knows a public URL can use it, so the exposee does not do everything for everybody.
         """,
     )
     lesson.notice(
@@ -114,6 +114,7 @@ def the_public_url(lesson: Lesson) -> None:
     lesson.notice(
         "A tunnel has a new URL after each start. Then the integrator unregisters the old one and registers the new "
         "one.",
+        "That tunnel does not exist, so we have unregistered its URL again.",
     )
 
 
@@ -127,8 +128,8 @@ def switching(lesson: Lesson) -> None:
     lesson.step(
         "Switching the roles",
         """
-        The role is in the program, not in the machine. To switch midway, each side stops its program with Ctrl-C,
-        starts the other one, and starts a tunnel to its port:
+        The role is in the program, not in the machine. To switch midway, each side starts the other program, and a
+        tunnel to its port. The first program may go on running, as the two have different ports.
         """,
     )
     lesson.show_lines(
@@ -136,8 +137,8 @@ def switching(lesson: Lesson) -> None:
         ["python3 exposee.py", "npx localtunnel --port 3000"],
     )
     lesson.show_lines(
-        "On the new integrator's machine (then it registers its URL, see README.md)",
-        ["python3 receiver.py", "npx localtunnel --port 8080"],
+        "On the new integrator's machine (README.md has the variables, with which it then registers its URL)",
+        ["npx localtunnel --port 8080", "python3 receiver.py --ping-back"],
     )
 
 

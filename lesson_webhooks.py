@@ -142,7 +142,7 @@ def the_ping_back(lesson: Lesson) -> None:
         """,
     )
     lesson.send(request("POST", "/webhooks/ping-back", {"url": receiver_url(lesson.receiver)}))
-    lesson.notice("A receiver that is started with `--ping-back` and `--url` sends one after each ping.")
+    lesson.notice("A receiver that is started with `--ping-back` and the two URLs sends one after each ping.")
 
 
 def confirmed(lesson: Lesson) -> None:
