@@ -21,6 +21,7 @@ from messages import Delivery
 
 UNDER_WAY = 4_000  # attempts under way in all, at some 10 KiB each; fewer when there are fewer file descriptors
 RESERVED = 160  # file descriptors for the callers of the exposee and for its files
+NEVER = math.inf  # when an orphan is due: a delivery that waits, and whose webhook is not registered
 WINDOW = 16  # attempts under way for one endpoint at the most
 PROMPT = 1.0  # seconds: an endpoint that answers within them has proven itself
 
@@ -66,8 +67,6 @@ class Endpoints:
         self._due: list[tuple[float, int, Endpoint]] = []  # a heap: when which endpoint has a retry to make
         self._numbers = itertools.count()  # decide between two that are due at the same time
         self.under_way = 0
-        self.orphans: dict[str, list[Delivery]] = {}  # by URL: what waits, and no webhook is registered for
-        self.gone: dict[str, None] = {}  # URLs that answered 410, until they are unregistered
 
     def get(self, url: str, urgent: bool = False) -> Endpoint:
         """The endpoint of a URL: for messages, or for pings and redeliveries."""
@@ -186,6 +185,14 @@ class Endpoints:
         endpoint.size -= len(delivery.message.body)
         self._plan(endpoint)
         return delivery
+
+    def pop_orphans(self, url: str) -> list[Delivery]:
+        """What was postponed to NEVER, in that order; it waits no longer."""
+        endpoint = self._by_url.get((url, False))
+        orphans = [it for due, _, it in sorted(endpoint.retrying) if due == NEVER] if endpoint else []
+        if orphans:
+            self.withdraw(url, set(orphans))
+        return orphans
 
     def withdraw(self, url: str, gone: Collection[Delivery]) -> None:
         """Take these out of what waits for a URL."""

@@ -288,7 +288,7 @@ def _unregister_with_attempts_under_way(desk: Desk, url: str, blocking: Blocking
     with held(blocking):
         desk.answer = blocking
         delivery = desk.under_way(desk.trigger())
-        (ping,) = desk.dispatcher.on_demand.ping()
+        (ping,) = desk.on_demand.ping()
         desk.under_way(ping)
         desk.trigger()
         desk.unregister(url, EVENT)

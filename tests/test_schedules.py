@@ -56,12 +56,12 @@ class Schedule:
         self.desk.accept(self._chance.choice(EVENTS), self._chance.random())
 
     def ping(self) -> None:
-        self.desk.dispatcher.on_demand.ping()
+        self.desk.on_demand.ping()
 
     def redeliver(self) -> None:
         found = self.desk.all()
         with suppress(NotPossible, IndexError):
-            self.desk.dispatcher.on_demand.redeliver(self._chance.choice(found))
+            self.desk.on_demand.redeliver(self._chance.choice(found))
 
     def pass_time(self) -> None:
         self.desk.pass_time(self._chance.choice([1.0, 6.0, 400.0, 90_000.0]))
