@@ -31,7 +31,7 @@ class History:
         self.version = 0  # how many changes there have been
         self._messages: dict[str, Message] = {}  # oldest first
         self._over: OrderedDict[Delivery, None] = OrderedDict()  # in the order in which they ended
-        self.pings: dict[str, Delivery] = {}  # the newest of each URL; a round of pings makes a new dict
+        self.pings: dict[str, Delivery] = {}  # the newest of each URL
         self._raw: deque[tuple[Attempt, int]] = deque()  # those with bytes, and how many, oldest first
         self._raw_bytes = 0
         self._changes: deque[Delivery] = deque(maxlen=CHANGES)  # the newest last
@@ -47,7 +47,7 @@ class History:
         self._all_bodies += len(message.body)
         self._wait(message, len(deliveries))
         if message.event == PING:
-            self.pings = {**self.pings, **{delivery.url: delivery for delivery in deliveries}}
+            self.pings.update((delivery.url, delivery) for delivery in deliveries)
 
     def _wait(self, message: Message, deliveries: int) -> None:
         """So many more deliveries of a message wait, or fewer."""

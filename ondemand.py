@@ -9,36 +9,26 @@ from delivery import Dispatcher
 from messages import CANCELLED, DELIVERING, FAILED, OPEN, PENDING, PING, PING_BODY, RETRYING, Delivery, NotPossible
 from records import delivery_record
 
-PING_SECONDS = 5.0  # what a round of pings waits for the last one to be sent
-
 
 class OnDemand:
-    """One of these for a dispatcher."""
+    """Pings, redeliveries and recoveries of a dispatcher, which needs one of these at the most."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self._store, self._history, self._changed = dispatcher.store, dispatcher.history, dispatcher.changed
-        self._pinging = threading.Lock()  # held while a round of pings begins
+        self._pinging = threading.Lock()  # held from the choice of the URLs until their pings are under way
 
     def ping(self) -> list[Delivery]:
         """Ping each distinct URL past its queue; the newest ping of each, under way or over. StoreError.
 
-        One round begins when the last one has been sent. All who ask meanwhile share the next, and a URL whose ping is
-        under way is not sent another.
+        A URL whose ping is under way is not sent another: all who ask share it.
         """
-        before = self._history.pings
         with self._pinging:
-            if self._history.pings is before:
-                self._begin_round()
+            with self._changed:
+                under_way = {ping.url for ping in self._history.pings.values() if ping.state in OPEN}
+            self._dispatcher.commit(PING, PING_BODY, [url for url in self._store.urls() if url not in under_way])
         with self._changed:
             return list(filter(None, map(self._history.pings.get, self._store.urls())))
-
-    def _begin_round(self) -> None:
-        with self._changed:
-            pings = list(self._history.pings.values())
-            self._changed.wait_for(lambda: all(ping.state != PENDING for ping in pings), PING_SECONDS)
-            under_way = {ping.url for ping in pings if ping.state in OPEN}
-        self._dispatcher.commit(PING, PING_BODY, [url for url in self._store.urls() if url not in under_way])
 
     def confirm_ping(self, url: str) -> None:
         """Mark the newest ping to `url` as confirmed. NotPossible when it failed, or when there is none."""

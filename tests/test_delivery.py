@@ -698,46 +698,6 @@ def test_a_ping_under_way_is_shared(desk: Desk) -> None:
     assert not set(desk.on_demand.ping()) & set(both), "a ping that is over is not shared"
 
 
-def test_a_round_of_pings_begins_when_the_last_one_has_been_sent_and_all_askers_share_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dispatching, "limits", lambda: (1, 8))
-    first, second = Blocking(), Blocking()
-    answers = {URL: first, SECOND: second}
-    with Desk(tmp_path, URL, SECOND) as desk, held(first), held(second):
-        desk.answer = lambda url: answers[url](url)
-        begun = desk.on_demand.ping()
-        asked: queue.Queue[list[Delivery]] = queue.Queue()
-        askers = [threading.Thread(target=lambda: asked.put(desk.on_demand.ping())) for _ in range(5)]
-        for asker in askers:
-            asker.start()
-        with pytest.raises(queue.Empty):
-            asked.get(timeout=0.1)
-        assert desk.sent.qsize() == 1
-        under_way = next(d for d in begun if d.state == DELIVERING)
-        answers[under_way.url].set()  # so the other one is sent
-        rounds = [asked.get(timeout=SECONDS) for _ in askers]
-        assert {frozenset(it) for it in rounds} == {frozenset(rounds[0])}
-        both = {d.url: d for d in rounds[0]}
-        (waiting,) = [d for d in begun if d is not under_way]
-        assert both[waiting.url] is waiting, "a URL whose ping is under way is sent another"
-        assert both[under_way.url] is not under_way
-        for asker in askers:
-            asker.join(SECONDS)
-
-
-def test_a_round_of_pings_does_not_wait_for_ever_for_the_last_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dispatching, "limits", lambda: (1, 8))
-    monkeypatch.setattr("ondemand.PING_SECONDS", 0.05)
-    blocking = Blocking()
-    with Desk(tmp_path, URL, SECOND) as desk, held(blocking):
-        desk.answer = blocking
-        begun = desk.on_demand.ping()
-        assert set(desk.on_demand.ping()) == set(begun)
-
-
 def test_urls_that_refuse_and_are_pinged_without_end_stop_no_delivery(tmp_path: Path) -> None:
     refusing = [f"http://{number}.test/" for number in range(5_000)]
     entries = [{"url": url, "event": OTHER} for url in refusing]
