@@ -18,7 +18,6 @@ recognise a repeated webhook-id).
 from __future__ import annotations
 
 import contextlib
-import itertools
 import random
 import threading
 import time
@@ -34,10 +33,10 @@ from endpoints import NEVER, Endpoint, Endpoints, limits
 from history import History
 from housekeeper import Housekeeper
 from journal import Journal
-from keys import Keys, use_of
+from keys import Keys, fingerprint
 from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, OPEN, PENDING, PING, RETRYING
 from messages import Attempt, Delivery, Full, Message, new_message_id, request
-from records import Use, delivery_record, message_record, records
+from records import delivery_record, message_record, records
 from retries import RETRY_SCHEDULE, Schedule
 from sender import Exchanging, InFlight, Sender
 from store import WebhookStore
@@ -58,8 +57,8 @@ class Dispatcher:
     `changed` is a lock and a bell. As a lock it guards the history, the endpoints and the attributes below; plain
     counters may be read without it. As a bell it is rung when deliveries change.
 
-    Order of locks: the one of OnDemand, the journal's turn, `changed`, the one of Keys. So nothing that takes the turn,
-    a commit or a flush, is called with `changed` held; `note` takes no turn and may be.
+    Order of locks: the one of OnDemand or one of Keys, the journal's turn, `changed`. So nothing that takes the turn, a
+    commit or a flush, is called with `changed` held; `note` takes no turn and may be.
     """
 
     def __init__(
@@ -102,32 +101,31 @@ class Dispatcher:
     def trigger(self, event: str, body: bytes, key: str = "") -> Message:
         """Accept an event for all URLs that are registered for it: on the disk when this returns.
 
-        `body` is what they are sent. With an Idempotency-Key that was used, it is the message of then, whose forgotten
-        deliveries are None; NotPossible, Reused (keys.py). Full when too much waits; StoreError when the disk refused.
+        `body` is what they are sent. With an Idempotency-Key that was used, it is the message of then; Reused
+        (keys.py). Full when too much waits; StoreError when the disk refused.
         """
-        urls = self.store.urls_for(event)
-        use = use_of(key, body, len(urls)) if key else None
-        with self._keys.claim(use) as known:
-            if known:
-                with self.changed:
-                    return self.history.message(known.id) or known
+        with self._keys.accepting(key):
+            if known := self._keys.find(key, body):
+                return known
+            urls = self.store.urls_for(event)
             # Others may pass this check at the same time, each with a message of its own: the limits are soft by that.
             if self.history.waiting + len(urls) > MAX_WAITING:
                 raise Full(f"{self.history.waiting:,} deliveries wait already, {MAX_WAITING:,} are the limit")
             if self.history.bodies + len(body) > MAX_BODIES:
                 raise Full(f"the messages that wait have {self.history.bodies:,} bytes already")
-            return self.commit(event, body, urls, use)
+            return self.commit(event, body, urls, key)
 
-    def commit(self, event: str, body: bytes, urls: list[str], use: Use | None = None) -> Message:
+    def commit(self, event: str, body: bytes, urls: list[str], key: str = "") -> Message:
         """A message for these URLs, whatever waits already: on the disk when this returns."""
-        message = Message(new_message_id(), event, self._schedule.clock(), body)
-        self.journal.commit(message_record(message, urls, use), lambda: self._accept(message, urls, use))
+        clock, mark = self._schedule.clock, fingerprint(body) if key else ""
+        message = Message(new_message_id(), event, clock(), body, key, mark)
+        self.journal.commit(message_record(message, urls), lambda: self._accept(message, urls))
         return message
 
-    def _accept(self, message: Message, urls: list[str], use: Use | None) -> None:
+    def _accept(self, message: Message, urls: list[str]) -> None:
         """The message is on the disk: its deliveries may start."""
-        if use:
-            self._keys.keep(message, use)
+        if message.key:
+            self._keys.keep(message)
         with self.changed:
             self.history.add(message, urls)
             for delivery in filter(None, message.deliveries):
@@ -197,7 +195,7 @@ class Dispatcher:
     def _records(self) -> Iterator[bytes]:
         with self.changed:
             messages, over = self.history.snapshot()
-        return itertools.chain(self._keys.records(), records(messages, over))
+            return records([*self._keys.forgotten(), *messages], over)
 
     def _unregister_gone(self) -> bool:
         """Unregister all URLs that answered 410 with one replacement of webhooks.json; cancel what waits for them."""
@@ -338,8 +336,9 @@ class Dispatcher:
         """Read the journal: remember what is over, plan what is not."""
         for record in self.journal.read():
             try:
-                self._keys.replay(record)
-                self.history.replay(record)
+                message = self.history.replay(record)
+                if message and message.key:
+                    self._keys.keep(message)
             except (KeyError, TypeError, ValueError, AttributeError):
                 where = f"{self.journal.path}, line {self.journal.line}"
                 raise StoreError(f"{where}: not a record of ours; mend it, or move the file away") from None

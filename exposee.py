@@ -158,7 +158,7 @@ class Exposee:
         with refusals():
             message = self._dispatcher.trigger(event, sent, key)
         deliveries = [delivery for delivery in message.deliveries if delivery is not None]
-        count, seconds = len(message.deliveries), preferred_wait(request)
+        count, seconds = message.count, preferred_wait(request)
         if seconds is not None and len(deliveries) == count and self._wait(deliveries, seconds):
             answer = self._outcome(request, event, message.id, deliveries)
             answer.headers["Preference-Applied"] = f"wait={seconds:.0f}"

@@ -71,12 +71,16 @@ class Attempt:
 class Message:
     """One occurrence of an event. `body` is what is sent, `time` is Unix time."""
 
-    __slots__ = ("id", "event", "time", "body", "deliveries", "left", "open")
+    __slots__ = ("id", "event", "time", "body", "key", "fingerprint", "deliveries", "count", "left", "open")
 
-    def __init__(self, message_id: str, event: str, created: float, body: bytes) -> None:
+    def __init__(
+        self, message_id: str, event: str, created: float, body: bytes, key: str = "", fingerprint: str = ""
+    ) -> None:
         self.id, self.time, self.body = message_id, created, body
+        self.key, self.fingerprint = key, fingerprint  # its Idempotency-Key, and its body's fingerprint then (keys.py)
         self.event = sys.intern(event)  # one text for all that are remembered
-        self.deliveries: list[Delivery | None] = []  # None: forgotten
+        self.deliveries: list[Delivery | None] = []  # None: forgotten; none when all of them are
+        self.count = 0  # deliveries in all
         self.left = 0  # deliveries that are not forgotten
         self.open = 0  # deliveries that are not over
 
