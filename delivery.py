@@ -129,10 +129,8 @@ class Dispatcher:
         with self.changed:
             self.history.add(message, urls)
             for delivery in filter(None, message.deliveries):
-                if message.event == PING:
-                    self.endpoints.rush(delivery)
-                elif self._has_room(delivery):
-                    self.endpoints.add(delivery)
+                if message.event == PING or self._has_room(delivery):
+                    self.endpoints.add(delivery, urgent=message.event == PING)
                 else:
                     self._end(delivery, FAILED, "backlog full")
                 self.history.changed(delivery)
@@ -165,8 +163,8 @@ class Dispatcher:
 
     def _cancel(self, url: str, concerns: Callable[[Delivery], bool]) -> int:
         """Cancel what waits for a URL, except for what it is registered for: that may have been registered anew."""
-        waiting = [d for d in self.endpoints.planned(url) if d.state in (PENDING, RETRYING)]
-        gone = {d for d in waiting if concerns(d) and not self.store.registered(url, d.message.event)}
+        waiting = filter(concerns, self.endpoints.planned(url))
+        gone = {delivery for delivery in waiting if not self.store.registered(url, delivery.message.event)}
         for delivery in gone:
             self._end(delivery, CANCELLED, "unregistered")
         self.endpoints.withdraw(url, gone)
@@ -230,14 +228,13 @@ class Dispatcher:
         claimed: list[tuple[Endpoint, Delivery]] = []
         while len(claimed) < room and (taken := self.endpoints.take()):
             endpoint, delivery = taken
-            if delivery.state == PENDING and self._is_wanted(delivery):
+            if self._is_wanted(delivery):
                 delivery.state = DELIVERING
                 self.history.changed(delivery)
                 claimed.append(taken)
-                continue
-            if delivery.state == PENDING:  # it was unregistered between the trigger and now
+            else:  # it was unregistered between the trigger and now
                 self._end(delivery, CANCELLED, "unregistered")
-            self.endpoints.finish(endpoint, delivery, False, 0.0)
+                self.endpoints.finish(endpoint, delivery, False, 0.0)
         if self.history.version != version:
             self.changed.notify_all()
         return claimed

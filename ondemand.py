@@ -55,8 +55,7 @@ class OnDemand:
                 raise NotPossible(f"{delivery.url} is no longer registered")
             if delivery.state == RETRYING and not self._store.registered(delivery.url, delivery.message.event):
                 raise NotPossible(f"{delivery.url} is no longer registered for {delivery.message.event}")
-            record = delivery_record(delivery, PENDING, manual=True)
-        self._dispatcher.journal.commit(record, lambda: self._accept([delivery], _is_free, self._dispatcher.endpoints.rush))
+        self._attempt_again([delivery], _is_free, urgent=True)
 
     def recover(self, matches: Callable[[Delivery], bool]) -> int:
         """One more attempt of all that are over, match, and are registered for; returns how many they are. StoreError.
@@ -66,29 +65,30 @@ class OnDemand:
         with self._changed:
             _, over = self._history.snapshot()
         found = [d for d in over if matches(d) and self._store.registered(d.url, d.message.event)]
-        if found:  # their records need no lock: for what changes meanwhile, _accept notes the truth
-            record = b"".join(delivery_record(delivery, PENDING, manual=True) for delivery in found)
-            self._dispatcher.journal.commit(record, lambda: self._accept(found, matches, self._dispatcher.endpoints.add))
+        self._attempt_again(found, matches, urgent=False)
         return len(found)
 
-    def _accept(
-        self, asked: list[Delivery], possible: Callable[[Delivery], bool], queue: Callable[[Delivery], None]
-    ) -> None:
-        """It is on the disk that these are attempted once more; they are queued if that is possible still."""
-        with self._changed:
-            for delivery in asked:
-                if not possible(delivery) or self._history.find(delivery.id) is None:
-                    # another caller was quicker, or it has been forgotten meanwhile: the record told what is not so
-                    self._dispatcher.journal.note(delivery, delivery_record(delivery))
-                    continue
-                if delivery.state == RETRYING:
-                    self._dispatcher.endpoints.withdraw(delivery.url, {delivery})  # until this attempt is over
-                else:
-                    self._history.reopen(delivery)
-                delivery.state, delivery.manual, delivery.error = PENDING, True, None
-                queue(delivery)
-                self._history.changed(delivery)
-            self._dispatcher.wake()
+    def _attempt_again(self, asked: list[Delivery], possible: Callable[[Delivery], bool], urgent: bool) -> None:
+        """Have these attempted once more: on the disk when this returns, and queued if that is possible still."""
+
+        def accept() -> None:
+            with self._changed:
+                for delivery in asked:
+                    if not possible(delivery) or self._history.find(delivery.id) is None:
+                        # another caller was quicker, or it has been forgotten meanwhile: the record told what is not so
+                        self._dispatcher.journal.note(delivery, delivery_record(delivery))
+                        continue
+                    if delivery.state == RETRYING:
+                        self._dispatcher.endpoints.withdraw(delivery.url, {delivery})  # until this attempt is over
+                    else:
+                        self._history.reopen(delivery)
+                    delivery.state, delivery.manual, delivery.error = PENDING, True, None
+                    self._dispatcher.endpoints.add(delivery, urgent=urgent)
+                    self._history.changed(delivery)
+                self._dispatcher.wake()
+
+        records = [delivery_record(delivery, PENDING, manual=True) for delivery in asked]
+        self._dispatcher.journal.commit(b"".join(records), accept)
 
 
 def _is_free(delivery: Delivery) -> bool:
