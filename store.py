@@ -18,7 +18,6 @@ from durable import Fsync, GroupCommit, StoreError, open_locked, opening, replac
 from loading import Check, Edits, Secret, mark, read_secrets, read_webhooks
 
 MAX_WEBHOOKS = 200_000
-CHUNK = 65_536  # bytes of webhooks.json that are copied to add a line; to copy all takes twice as long, at 100,000
 OVERLAP = 86_400.0  # seconds in which a secret that was replaced signs as well, unless its successor is replaced
 MAX_BYTES = 33_554_432  # of webhooks.json: 200,000 URLs of 2,048 characters would have 420 MB, and more in memory
 
@@ -29,15 +28,15 @@ Permit = Callable[[str | None], None]  # gets the secret that a URL has, and rai
 class _Snapshot:
     """All webhooks and secrets at one moment. It changes while it is staged, and never after that."""
 
-    def __init__(self, lines: dict[str, dict[str, bytes]], secrets: dict[str, Secret], chunks: list[bytes]) -> None:
+    def __init__(self, lines: dict[str, dict[str, bytes]], secrets: dict[str, Secret], text: bytearray) -> None:
         self.lines = lines  # of webhooks.json, by event type and URL
         self.secrets = secrets  # by URL; one without a webhook stays: an edit may have a typo
-        self.chunks = chunks  # the lines, joined: a registration adds to the last; none after a removal
+        self.text = text  # the lines, joined, of which a registration is the last; none after a removal
 
     def copy(self) -> _Snapshot:
         """The same to change."""
         lines = {event: urls.copy() for event, urls in self.lines.items()}
-        return _Snapshot(lines, self.secrets.copy(), self.chunks.copy())
+        return _Snapshot(lines, self.secrets.copy(), self.text.copy())
 
     def has(self, url: str) -> bool:
         return any(url in urls for urls in self.lines.values())
@@ -59,15 +58,13 @@ class _Snapshot:
         if not self.has(url):
             self.secrets.pop(url, None)  # one that was left in the file is not for whoever registers the URL now
         line = self.lines.setdefault(event, {})[url] = _line(url, event)
-        if self.chunks:
-            if len(self.chunks[-1]) > CHUNK:
-                self.chunks.append(b"")
-            self.chunks[-1] += line
+        if self.text:
+            self.text += line
 
     def remove(self, url: str, events: Iterable[str]) -> int:
         gone = [self.lines[event].pop(url) for event in events if self.registered(url, event)]
         if gone:
-            self.chunks = []
+            self.text = bytearray()
         if gone and not self.has(url):
             self.secrets.pop(url, None)
         return len(gone)
@@ -79,10 +76,9 @@ class _Snapshot:
 
     def pieces(self) -> list[bytes | memoryview]:
         """webhooks.json, in parts."""
-        if not self.chunks:
-            self.chunks = [b"".join(chain.from_iterable(urls.values() for urls in self.lines.values()))]
-        first, *rest = self.chunks
-        return [b"[", memoryview(first)[1:], *rest, b"\n]\n"] if first else [b"[]\n"]
+        if not self.text:
+            self.text = bytearray().join(chain.from_iterable(urls.values() for urls in self.lines.values()))
+        return [b"[", memoryview(self.text)[1:], b"\n]\n"] if self.text else [b"[]\n"]
 
 
 def _line(url: str, event: str) -> bytes:
@@ -119,7 +115,7 @@ class WebhookStore:
             self._lock = open_locked(self.path.with_suffix(".lock"), self.path)
             try:
                 self._edits = Edits(self.path, fsync, log)
-                self._snapshot = _Snapshot({}, {}, [])
+                self._snapshot = _Snapshot({}, {}, bytearray())
                 self._load(check)
             except BaseException:
                 os.close(self._lock)
