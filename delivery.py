@@ -186,7 +186,6 @@ class Dispatcher:
     def upkeep(self) -> bool:
         """What blocks, and no sender may do; called about once a second. False when the disk has refused."""
         unregistered = self._unregister_gone() if self._gone else True
-        self.store.repair()
         self.journal.compact(self._records)
         return self.journal.flush() and unregistered
 

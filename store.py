@@ -256,14 +256,11 @@ class WebhookStore:
         self._edits.expected = written
         sync_directory(self.path, self._fsync)
 
-    def repair(self) -> None:
-        """Put back the files that a failed change has left on the disk, if the disk lets us; never raises."""
-        with contextlib.suppress(OSError), self._changes.turn():
-            self._put_back()
-
     def close(self) -> None:
         """Let another process have the files."""
-        self.repair()
         with contextlib.suppress(OSError), self._changes.turn():
             self._changes.closed = True
-            os.close(self._lock)
+            try:
+                self._put_back()
+            finally:
+                os.close(self._lock)

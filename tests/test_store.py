@@ -467,7 +467,7 @@ def stored_in(folder: Path) -> tuple[list[str], dict[str, list[str]]]:
     return stored(it)
 
 
-@pytest.mark.parametrize("end", ["repair", "close", "another change"])
+@pytest.mark.parametrize("end", ["close", "another change"])
 @pytest.mark.parametrize("ever_after", [False, True], ids=["fails once", "goes on failing"])
 @pytest.mark.parametrize("what", CHANGES)
 def test_whatever_fails_what_was_answered_is_stored_and_what_was_refused_is_not(
@@ -497,11 +497,8 @@ def test_whatever_fails_what_was_answered_is_stored_and_what_was_refused_is_not(
                 assert stored_in(tmp_path) == expected, f"point {point}: {error}"
                 faults.failing = failing
         hit = faults.count >= point
-        it.repair()  # while the disk fails it does not raise
         faults.mend()
-        if end == "repair":
-            it.repair()
-        elif end == "another change":
+        if end == "another change":
             it.register("http://another.example/", ["e"], None, anyone)
             expected = stored(it)
         else:
