@@ -270,13 +270,12 @@ class Dispatcher:
         self.history.keep_bytes(attempt)
         delivery.add(attempt)
         success = outcome.error is None and 200 <= outcome.status < 300
-        self.endpoints.finish(over.endpoint, delivery, success, over.duration)
+        good = success and self.store.has(delivery.url)  # unregistered meanwhile: nothing is remembered of its endpoint
+        self.endpoints.finish(over.endpoint, delivery, good, over.duration)
         if success:
             self.history.finish(delivery, DELIVERED)
         else:
             self._failed(delivery, outcome)
-        if not self.store.has(delivery.url):  # unregistered meanwhile: let go of its endpoint, proven or not
-            self.endpoints.withdraw(delivery.url, ())
         self._changed(delivery)
         if self._show:
             ending = attempt.error or "it answers"

@@ -11,8 +11,8 @@ import functools
 import hmac
 import json
 import secrets
-import sys
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from client import KEPT_RESPONSE, Exchange
@@ -42,16 +42,15 @@ class Full(Exception):
     """There is no room for this now; str() says what is full."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Attempt:
-    """One HTTP request of a delivery. `time` is when it began (Unix), `duration` in seconds; `error` is None
-    exactly when a whole answer came. `exchange` has the bytes that passed, until they are forgotten."""
+    """One HTTP request of a delivery. `error` is None exactly when a whole answer came."""
 
-    __slots__ = ("time", "duration", "status", "error", "exchange")
-
-    def __init__(
-        self, time: float, duration: float, status: int, error: str | None, exchange: Exchange | None = None
-    ) -> None:
-        self.time, self.duration, self.status, self.error, self.exchange = time, duration, status, error, exchange
+    time: float  # when it began (Unix)
+    duration: float  # seconds
+    status: int
+    error: str | None
+    exchange: Exchange | None = None  # the bytes that passed, until they are forgotten
 
     def to_json(self) -> dict[str, Any]:
         exchange = self.exchange  # another thread may let go of it meanwhile
@@ -68,21 +67,20 @@ class Attempt:
         }
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Message:
-    """One occurrence of an event. `body` is what is sent, `time` is Unix time."""
+    """One occurrence of an event."""
 
-    __slots__ = ("id", "event", "time", "body", "key", "fingerprint", "deliveries", "count", "left", "open")
-
-    def __init__(
-        self, message_id: str, event: str, created: float, body: bytes, key: str = "", fingerprint: str = ""
-    ) -> None:
-        self.id, self.time, self.body = message_id, created, body
-        self.key, self.fingerprint = key, fingerprint  # its Idempotency-Key, and its body's fingerprint then (keys.py)
-        self.event = sys.intern(event)  # one text for all that are remembered
-        self.deliveries: list[Delivery | None] = []  # None: forgotten; none when all of them are
-        self.count = 0  # deliveries in all
-        self.left = 0  # deliveries that are not forgotten
-        self.open = 0  # deliveries that are not over
+    id: str
+    event: str
+    time: float  # Unix
+    body: bytes  # what is sent
+    key: str = ""  # its Idempotency-Key (keys.py)
+    fingerprint: str = ""  # of its body, with a key
+    deliveries: list[Delivery | None] = field(default_factory=list)  # None: forgotten; none when all of them are
+    count: int = 0  # deliveries in all
+    left: int = 0  # deliveries that are not forgotten
+    open: int = 0  # deliveries that are not over
 
 
 def new_message_id() -> str:
@@ -90,33 +88,21 @@ def new_message_id() -> str:
     return "msg_" + secrets.token_hex(12)
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Delivery:
-    """One message for one URL. `due` is when the next attempt is planned (Unix), 0.0 when none is."""
+    """One message for one URL."""
 
-    __slots__ = (
-        "message",
-        "index",
-        "url",
-        "state",
-        "attempts",
-        "count",
-        "tries",
-        "due",
-        "error",
-        "confirmed",
-        "manual",
-    )
-
-    def __init__(self, message: Message, index: int, url: str) -> None:
-        self.message, self.index, self.url = message, index, url
-        self.state = PENDING
-        self.attempts: tuple[Attempt, ...] = ()  # the newest MAX_ATTEMPTS
-        self.count = 0  # attempts in all
-        self.tries = 0  # those by the retry schedule that have failed
-        self.due = 0.0
-        self.error: str | None = None  # why it ended without an attempt
-        self.confirmed = False  # a ping that the receiver has pinged back
-        self.manual = False  # its next attempt, or the one under way, is a redelivery
+    message: Message
+    index: int
+    url: str
+    state: str = PENDING
+    attempts: tuple[Attempt, ...] = ()  # the newest MAX_ATTEMPTS
+    count: int = 0  # attempts in all
+    tries: int = 0  # those by the retry schedule that have failed
+    due: float = 0.0  # when the next attempt is planned (Unix); 0.0 when none is
+    error: str | None = None  # why it ended without an attempt
+    confirmed: bool = False  # a ping that the receiver has pinged back
+    manual: bool = False  # its next attempt, or the one under way, is a redelivery
 
     @property
     def id(self) -> str:
