@@ -369,7 +369,7 @@ class Dispatcher:
                 for sender in filter(Sender.is_alive, self._senders):
                     sender.join()
         with self.changed:
-            for ping in self.history.pings.values():
+            for ping in list(self.history.pings.values()):
                 if ping.state in OPEN:
                     self._end(ping, FAILED, "interrupted by the end of the exposee")
         self._housekeeper.close()

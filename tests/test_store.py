@@ -665,7 +665,7 @@ def test_many_urls_that_are_gone_are_one_replacement(opened: Callable[[], Webhoo
 
 
 def are_waiting(it: WebhookStore, count: int) -> bool:
-    return len(it._changes._gathering.items) == count
+    return len(it._changes._items) == count
 
 
 def test_a_url_that_comes_back_in_the_same_group_has_no_old_secret(
