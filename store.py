@@ -242,7 +242,8 @@ class WebhookStore:
         self._stale.clear()
 
     def _write_secrets(self, secrets: dict[str, Secret]) -> None:
-        stored = {url: secret if secret.former else secret.value for url, secret in secrets.items()}
+        now = self._clock()
+        stored = {url: secret if secret.end > now else secret.value for url, secret in secrets.items()}
         text = json.dumps(stored, separators=(",\n", ": ")).encode()
         with replacement(self._secrets_path, [text, b"\n"], self._fsync, 0o600):
             self._stale.add(self._secrets_path)

@@ -401,6 +401,18 @@ def test_the_old_secret_signs_for_a_day_over_restarts(
     assert it.secrets(A["url"]) == [SECRETS[1]] == rotating().secrets(A["url"])
 
 
+def test_after_a_day_the_next_secret_to_be_stored_removes_the_old_one_from_the_file(
+    rotating: Callable[[], WebhookStore], tmp_path: Path, clock: Clock
+) -> None:
+    it = rotating()
+    register(it, A, secret=SECRETS[1])
+    clock.now += DAY
+    assert SECRETS[0] in secrets_in(tmp_path)
+    register(it, B, secret=SECRETS[2])
+    assert json.loads(secrets_in(tmp_path)) == {A["url"]: SECRETS[1], B["url"]: SECRETS[2]}
+    assert rotating().secrets(A["url"]) == [SECRETS[1]]
+
+
 def test_a_second_rotation_ends_the_first_secret(rotating: Callable[[], WebhookStore], tmp_path: Path) -> None:
     it = rotating()
     for secret in SECRETS[1:]:
