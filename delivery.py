@@ -128,19 +128,16 @@ class Dispatcher:
             self._keys.keep(message)
         with self.changed:
             self.history.add(message, urls)
+            # What one URL may have that waits: so URLs that are dead never close /trigger for the others.
+            count = min(MAX_BACKLOG, (MAX_WAITING - self.history.waiting) // SHARE)
+            size, is_ping = (MAX_BODIES - self.history.bodies) // SHARE, message.event == PING
             for delivery in filter(None, message.deliveries):
-                if message.event == PING or self._has_room(delivery):
-                    self.endpoints.add(delivery, urgent=message.event == PING)
+                if is_ping or self.endpoints.has_room(delivery.url, count, size):
+                    self.endpoints.add(delivery, urgent=is_ping)
                 else:
                     self._end(delivery, FAILED, "backlog full")
                 self.history.changed(delivery)
             self.wake()
-
-    def _has_room(self, delivery: Delivery) -> bool:
-        """Whether one more may wait for this URL: so URLs that are dead never close /trigger for the others."""
-        count = min(MAX_BACKLOG, (MAX_WAITING - self.history.waiting) // SHARE)
-        size = (MAX_BODIES - self.history.bodies) // SHARE
-        return self.endpoints.has_room(delivery.url, count, size)
 
     def wake(self) -> None:
         """Tell the senders of new work or another time, and all who wait of changes; with the lock held."""
