@@ -18,10 +18,10 @@ recognise a repeated webhook-id).
 from __future__ import annotations
 
 import contextlib
-import itertools
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from selectors import DefaultSelector
 
@@ -29,15 +29,14 @@ from addresses import Guard
 from client import Exchange, exchange
 from connections import Pool, Resolver
 from durable import StoreError
-from endpoints import Endpoint, Endpoints, limits
+from endpoints import NEVER, Endpoint, Endpoints, limits
 from history import History
 from housekeeper import Housekeeper
 from journal import Journal
-from keys import Keys, use_of
-from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, OPEN, PENDING, PING, PING_BODY, RETRYING
+from keys import Keys, fingerprint
+from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, OPEN, PENDING, PING, RETRYING
 from messages import Attempt, Delivery, Full, Message, new_message_id, request
-from ondemand import OnDemand
-from records import Use, delivery_record, message_record, records
+from records import delivery_record, message_record, records
 from retries import RETRY_SCHEDULE, Schedule
 from sender import Exchanging, InFlight, Sender
 from store import WebhookStore
@@ -58,8 +57,8 @@ class Dispatcher:
     `changed` is a lock and a bell. As a lock it guards the history, the endpoints and the attributes below; plain
     counters may be read without it. As a bell it is rung when deliveries change.
 
-    Order of locks: the one of OnDemand, the journal's turn, `changed`, the one of Keys. So nothing that takes the turn,
-    a commit or a flush, is called with `changed` held; `note` takes no turn and may be.
+    Order of locks: the one of OnDemand or one of Keys, the journal's turn, `changed`. So nothing that takes the turn, a
+    commit or a flush, is called with `changed` held; `note` takes no turn and may be.
     """
 
     def __init__(
@@ -78,17 +77,16 @@ class Dispatcher:
         show: Callable[..., None] | None = None,
         exchanging: Exchanging = exchange,
     ) -> None:
-        self._store, self._journal, self._log, self._show = store, journal, log, show
+        self.store, self.journal, self._log, self._show = store, journal, log, show
         self._schedule = Schedule(tuple(schedule), chance, clock, monotonic)
         self.changed = threading.Condition(threading.Lock())
         self.history = History(self.changed)
         under_way, idle = limits()
-        self._endpoints, resolver = Endpoints(under_way), Resolver()
+        self.endpoints, resolver = Endpoints(under_way), Resolver()
+        self._gone: dict[str, None] = {}  # URLs that answered 410, until they are unregistered
         pools = [Pool(DefaultSelector(), resolver, guard, idle // workers, monotonic) for _ in range(workers)]
         self._senders = [Sender(self, self.changed, pool, exchanging, timeout, monotonic) for pool in pools]
         self._keys = Keys(clock)
-        mine = (store, journal, self.history, self._endpoints, self.changed)
-        self.on_demand = OnDemand(*mine, lambda urls: self._commit(PING, PING_BODY, urls), self._postpone, self.wake)
         self._housekeeper = Housekeeper(self.upkeep, log)
         self._resume()
 
@@ -103,48 +101,43 @@ class Dispatcher:
     def trigger(self, event: str, body: bytes, key: str = "") -> Message:
         """Accept an event for all URLs that are registered for it: on the disk when this returns.
 
-        `body` is what they are sent. With an Idempotency-Key that was used, it is the message of then, whose forgotten
-        deliveries are None; NotPossible, Reused (keys.py). Full when too much waits; StoreError when the disk refused.
+        `body` is what they are sent. With an Idempotency-Key that was used, it is the message of then; Reused
+        (keys.py). Full when too much waits; StoreError when the disk refused.
         """
-        urls = self._store.urls_for(event)
-        use = use_of(key, body, len(urls)) if key else None
-        with self._keys.claim(use) as known:
-            if known:
-                with self.changed:
-                    return self.history.message(known.id) or known
+        with self._keys.accepting(key):
+            if known := self._keys.find(key, body):
+                return known
+            urls = self.store.urls_for(event)
             # Others may pass this check at the same time, each with a message of its own: the limits are soft by that.
             if self.history.waiting + len(urls) > MAX_WAITING:
                 raise Full(f"{self.history.waiting:,} deliveries wait already, {MAX_WAITING:,} are the limit")
             if self.history.bodies + len(body) > MAX_BODIES:
                 raise Full(f"the messages that wait have {self.history.bodies:,} bytes already")
-            return self._commit(event, body, urls, use)
+            return self.commit(event, body, urls, key)
 
-    def _commit(self, event: str, body: bytes, urls: list[str], use: Use | None = None) -> Message:
-        message = Message(new_message_id(), event, self._schedule.clock(), body)
-        self._journal.commit(message_record(message, urls, use), lambda: self._accept(message, urls, use))
+    def commit(self, event: str, body: bytes, urls: list[str], key: str = "") -> Message:
+        """A message for these URLs, whatever waits already: on the disk when this returns."""
+        clock, mark = self._schedule.clock, fingerprint(body) if key else ""
+        message = Message(new_message_id(), event, clock(), body, key, mark)
+        self.journal.commit(message_record(message, urls), lambda: self._accept(message, urls))
         return message
 
-    def _accept(self, message: Message, urls: list[str], use: Use | None) -> None:
+    def _accept(self, message: Message, urls: list[str]) -> None:
         """The message is on the disk: its deliveries may start."""
-        if use:
-            self._keys.keep(message, use)
+        if message.key:
+            self._keys.keep(message)
         with self.changed:
             self.history.add(message, urls)
+            # What one URL may have that waits: so URLs that are dead never close /trigger for the others.
+            count = min(MAX_BACKLOG, (MAX_WAITING - self.history.waiting) // SHARE)
+            size, is_ping = (MAX_BODIES - self.history.bodies) // SHARE, message.event == PING
             for delivery in filter(None, message.deliveries):
-                if message.event == PING:
-                    self._endpoints.rush(delivery)
-                elif self._has_room(delivery):
-                    self._endpoints.add(delivery)
+                if is_ping or self.endpoints.has_room(delivery.url, count, size):
+                    self.endpoints.add(delivery, urgent=is_ping)
                 else:
                     self._end(delivery, FAILED, "backlog full")
                 self.history.changed(delivery)
             self.wake()
-
-    def _has_room(self, delivery: Delivery) -> bool:
-        """Whether one more may wait for this URL: so URLs that are dead never close /trigger for the others."""
-        count = min(MAX_BACKLOG, (MAX_WAITING - self.history.waiting) // SHARE)
-        size = (MAX_BODIES - self.history.bodies) // SHARE
-        return self._endpoints.has_room(delivery.url, count, size)
 
     def wake(self) -> None:
         """Tell the senders of new work or another time, and all who wait of changes; with the lock held."""
@@ -162,56 +155,52 @@ class Dispatcher:
         with self.changed:
             gone = self._cancel(url, lambda delivery: delivery.message.event == event)
             self.changed.notify_all()
-        self._journal.commit(b"")  # also when a sender was quicker, and nothing waits any more
+        self.journal.commit(b"")  # also when a sender was quicker, and nothing waits any more
         return gone
 
     def _cancel(self, url: str, concerns: Callable[[Delivery], bool]) -> int:
         """Cancel what waits for a URL, except for what it is registered for: that may have been registered anew."""
-        orphans = self._endpoints.orphans.pop(url, [])
-        waiting = [d for d in (*self._endpoints.planned(url), *orphans) if d.state in (PENDING, RETRYING)]
-        gone = {d for d in waiting if concerns(d) and not self._store.registered(url, d.message.event)}
-        if left := [delivery for delivery in orphans if delivery not in gone]:
-            self._endpoints.orphans[url] = left
+        waiting = filter(concerns, self.endpoints.planned(url))
+        gone = {delivery for delivery in waiting if not self.store.registered(url, delivery.message.event)}
         for delivery in gone:
             self._end(delivery, CANCELLED, "unregistered")
-        self._endpoints.withdraw(url, gone)
-        for delivery in filter(concerns, self._endpoints.in_flight(url)):
-            if not self._store.registered(url, delivery.message.event):  # after a crash now, it is not sent again
-                self._journal.note(delivery, delivery_record(delivery, CANCELLED))
+        self.endpoints.withdraw(url, gone)
+        for delivery in filter(concerns, self.endpoints.in_flight(url)):
+            if not self.store.registered(url, delivery.message.event):  # after a crash now, it is not sent again
+                self.journal.note(delivery, delivery_record(delivery, CANCELLED))
         return len(gone)
 
     def registered(self, url: str) -> None:
         """A webhook was registered: what has waited for it is sent, and a 410 that came before counts no longer."""
-        if url not in self._endpoints.gone and url not in self._endpoints.orphans:
-            return  # to wake the senders for nothing makes a registration a fifth slower
         with self.changed:
-            self._endpoints.gone.pop(url, None)
-            for delivery in self._endpoints.orphans.pop(url, []):
+            self._gone.pop(url, None)
+            orphans = self.endpoints.pop_orphans(url)
+            for delivery in orphans:
                 self._plan(delivery)
-            self.wake()
+            if orphans:  # to wake the senders for nothing makes a registration a fifth slower
+                self.wake()
 
     def upkeep(self) -> bool:
         """What blocks, and no sender may do; called about once a second. False when the disk has refused."""
-        unregistered = self._unregister_gone() if self._endpoints.gone else True
-        self._store.repair()
-        self._journal.compact(self._records)
-        return self._journal.flush() and unregistered
+        unregistered = self._unregister_gone() if self._gone else True
+        self.journal.compact(self._records)
+        return self.journal.flush() and unregistered
 
     def _records(self) -> Iterator[bytes]:
         with self.changed:
             messages, over = self.history.snapshot()
-        return itertools.chain(self._keys.records(), records(messages, over))
+            return records([*self._keys.forgotten(), *messages], over)
 
     def _unregister_gone(self) -> bool:
         """Unregister all URLs that answered 410 with one replacement of webhooks.json; cancel what waits for them."""
         try:
-            self._store.unregister_urls(self._endpoints.gone)  # which reads them when it is its turn to write
+            self.store.unregister_urls(self._gone)  # which reads them when it is its turn to write
         except StoreError as error:
-            self._log(f"{len(self._endpoints.gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
+            self._log(f"{len(self._gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
             return False
         with self.changed:
-            for url in [url for url in self._endpoints.gone if not self._store.has(url)]:
-                del self._endpoints.gone[url]
+            for url in [url for url in self._gone if not self.store.has(url)]:
+                del self._gone[url]
                 count = self._cancel(url, lambda delivery: True)
                 self._log(f"{url} answered 410 Gone: unregistered" + (f", {count} waiting cancelled" if count else ""))
             self.changed.notify_all()
@@ -227,46 +216,36 @@ class Dispatcher:
             except Exception as error:  # a bug must not lose the other outcomes
                 self.report(error)
         now = self._schedule.monotonic()
-        while self._endpoints.due() <= now:
-            self._retry(self._endpoints.pop_due(), now)
+        while self.endpoints.due() <= now:
+            delivery = self.endpoints.pop_due()
+            delivery.state, delivery.due = PENDING, 0.0
+            self.endpoints.add(delivery)
+            self.history.changed(delivery)
         claimed: list[tuple[Endpoint, Delivery]] = []
-        while len(claimed) < room and (taken := self._endpoints.take()):
+        while len(claimed) < room and (taken := self.endpoints.take()):
             endpoint, delivery = taken
-            if delivery.state == PENDING and self._is_wanted(delivery):
+            if self._is_wanted(delivery):
                 delivery.state = DELIVERING
                 self.history.changed(delivery)
                 claimed.append(taken)
-                continue
-            if delivery.state == PENDING:  # it was unregistered between the trigger and now
+            else:  # it was unregistered between the trigger and now
                 self._end(delivery, CANCELLED, "unregistered")
-            self._endpoints.finish(endpoint, delivery, False, 0.0)
+                self.endpoints.finish(endpoint, delivery, False, 0.0)
         if self.history.version != version:
             self.changed.notify_all()
         return claimed
 
     def due(self) -> float:
-        return self._endpoints.due()
-
-    def _retry(self, delivery: Delivery, now: float) -> None:
-        if delivery.state == RETRYING:
-            delivery.state, delivery.due = PENDING, 0.0
-            self._endpoints.add(delivery)
-            self.history.changed(delivery)
-        elif delivery.state in OPEN:  # an attempt by hand is under way or about to be: what comes of it decides
-            self._endpoints.postpone(delivery, now + 1.0)
+        return self.endpoints.due()
 
     def _is_wanted(self, delivery: Delivery) -> bool:
         if delivery.message.event == PING:
             return True
-        if delivery.url in self._endpoints.gone:
-            return False
-        if delivery.manual:
-            return self._store.has(delivery.url)
-        return self._store.registered(delivery.url, delivery.message.event)
+        return delivery.url not in self._gone and self.store.registered(delivery.url, delivery.message.event)
 
     def compose(self, endpoint: Endpoint, delivery: Delivery) -> bytes:
         timestamp = int(self._schedule.clock())
-        data = request(endpoint.head, delivery.message, timestamp, self._store.secrets(endpoint.url))
+        data = request(endpoint.head, delivery.message, timestamp, self.store.secrets(endpoint.url))
         if self._show:  # before it is sent, so that what it causes stands below it
             self._show(f"--- attempt {delivery.count + 1} of {delivery.id}: we call {endpoint.url}", ("> ", data, None))
         return data
@@ -284,13 +263,12 @@ class Dispatcher:
         self.history.keep_bytes(attempt)
         delivery.add(attempt)
         success = outcome.error is None and 200 <= outcome.status < 300
-        self._endpoints.finish(over.endpoint, delivery, success, over.duration)
+        good = success and self.store.has(delivery.url)  # unregistered meanwhile: nothing is remembered of its endpoint
+        self.endpoints.finish(over.endpoint, delivery, good, over.duration)
         if success:
-            self._finish(delivery, DELIVERED)
+            self.history.finish(delivery, DELIVERED)
         else:
             self._failed(delivery, outcome)
-        if not self._store.has(delivery.url):  # unregistered meanwhile: let go of its endpoint, proven or not
-            self._endpoints.withdraw(delivery.url, ())
         self._changed(delivery)
         if self._show:
             ending = attempt.error or "it answers"
@@ -300,17 +278,18 @@ class Dispatcher:
 
     def _failed(self, delivery: Delivery, outcome: Exchange) -> None:
         if outcome.error is None and outcome.status == 410:  # it does not want to hear from us again
-            self._endpoints.gone[delivery.url] = None
+            self._gone[delivery.url] = None
             self._housekeeper.wake()
-            self._finish(delivery, FAILED)
+            self.history.finish(delivery, FAILED)
         elif delivery.message.event == PING or delivery.manual and not delivery.due:
-            self._finish(delivery, FAILED)
-        elif not self._store.registered(delivery.url, delivery.message.event):
-            self._finish(delivery, CANCELLED)
+            self.history.finish(delivery, FAILED)
+        elif not self.store.registered(delivery.url, delivery.message.event):
+            self.history.finish(delivery, CANCELLED)
         elif delivery.manual:
-            delivery.state, delivery.manual = RETRYING, False  # as planned before
+            delivery.manual = False
+            self._postpone(delivery, self._schedule.left(delivery.due))  # as planned before
         elif delivery.tries >= len(self._schedule.delays):
-            self._finish(delivery, FAILED)
+            self.history.finish(delivery, FAILED)
         else:
             delay = self._schedule.delay(delivery.tries, outcome.head)
             delivery.tries += 1
@@ -318,12 +297,7 @@ class Dispatcher:
 
     def _postpone(self, delivery: Delivery, delay: float) -> None:
         delivery.state, delivery.due = RETRYING, self._schedule.clock() + delay
-        self._endpoints.postpone(delivery, self._schedule.monotonic() + delay)
-
-    def _finish(self, delivery: Delivery, state: str) -> None:
-        if delivery.due:  # it was attempted by hand, and its retries are not needed any more
-            self._endpoints.withdraw(delivery.url, {delivery})
-        self.history.finish(delivery, state)
+        self.endpoints.postpone(delivery, self._schedule.monotonic() + delay)
 
     def _end(self, delivery: Delivery, state: str, why: str) -> None:
         """End a delivery without an attempt."""
@@ -332,7 +306,7 @@ class Dispatcher:
         self._changed(delivery)
 
     def _changed(self, delivery: Delivery) -> None:
-        self._journal.note(delivery, delivery_record(delivery))
+        self.journal.note(delivery, delivery_record(delivery))
         self.history.changed(delivery)
 
     def _log_attempt(self, delivery: Delivery, attempt: Attempt) -> None:
@@ -342,18 +316,19 @@ class Dispatcher:
 
     def counts(self) -> dict[str, int]:
         """How many deliveries wait and are under way."""
-        return {"waiting": self.history.waiting, "under_way": self._endpoints.under_way}
+        return {"waiting": self.history.waiting, "under_way": self.endpoints.under_way}
 
     # Start and end
 
     def _resume(self) -> None:
         """Read the journal: remember what is over, plan what is not."""
-        for record in self._journal.read():
+        for record in self.journal.read():
             try:
-                self._keys.replay(record)
-                self.history.replay(record)
+                message = self.history.replay(record)
+                if message and message.key:
+                    self._keys.keep(message)
             except (KeyError, TypeError, ValueError, AttributeError):
-                where = f"{self._journal.path}, line {self._journal.line}"
+                where = f"{self.journal.path}, line {self.journal.line}"
                 raise StoreError(f"{where}: not a record of ours; mend it, or move the file away") from None
         for delivery in self.history.open_deliveries():
             if delivery.message.event == PING:
@@ -365,20 +340,15 @@ class Dispatcher:
     def _plan(self, delivery: Delivery) -> None:
         """Let a delivery that was read from the journal wait for what it waited for before."""
         if not self._is_wanted(delivery):
-            self._endpoints.orphans.setdefault(delivery.url, []).append(delivery)
+            self.endpoints.postpone(delivery, NEVER)
         elif delivery.state == RETRYING:
             self._postpone(delivery, self._schedule.left(delivery.due))
-        elif delivery.due:  # by hand, before a planned retry
-            self._endpoints.rush(delivery)
-            left = self._schedule.left(delivery.due)
-            delivery.due = self._schedule.clock() + left
-            self._endpoints.postpone(delivery, self._schedule.monotonic() + left)
         else:
-            self._endpoints.add(delivery)
+            self.endpoints.add(delivery)
 
     def orphans(self) -> dict[str, int]:
         """How many deliveries wait for a URL that nobody is registered with for their event."""
-        return {url: len(deliveries) for url, deliveries in self._endpoints.orphans.items()}
+        return Counter(it.url for it in self.history.open_deliveries() if not self._is_wanted(it))
 
     def close(self, seconds: float = CLOSE_SECONDS) -> int:
         """Stop: attempts under way get `seconds`; returns how many deliveries wait in the journal."""
@@ -392,12 +362,12 @@ class Dispatcher:
                 for sender in filter(Sender.is_alive, self._senders):
                     sender.join()
         with self.changed:
-            for ping in self.history.pings.values():
+            for ping in list(self.history.pings.values()):
                 if ping.state in OPEN:
                     self._end(ping, FAILED, "interrupted by the end of the exposee")
         self._housekeeper.close()
         for sender in self._senders:
             sender.pool.resolver.close()
         self.history.close()
-        self._journal.close()
+        self.journal.close()
         return self.history.waiting

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -103,29 +104,21 @@ def open_locked(name: str | Path, path: Path) -> int:
     return descriptor
 
 
-class _Group(Generic[Item, Result]):
-    def __init__(self) -> None:
-        self.items: list[Item] = []
-        self.results: Sequence[Result | Exception] = ()
-        self.error: Exception | None = None  # of them all
-        self.written = threading.Lock()  # released once it is known how it went
-        self.written.acquire()
-
-
 class GroupCommit(Generic[Item, Result]):
     """Items that come while others are written gather; the thread of the first of them writes them all together.
 
     `write` returns a result for each item, or the exception to be raised in its thread; what it raises itself is raised
-    in every thread of the group. With one lock that all wait for instead, 16 threads
-    have less than half the speed: newcomers take the lock, and the groups are of 2 items instead of 9.
+    in every thread of the group. With one lock that all wait for instead, 16 threads have less than half the speed:
+    newcomers take the lock, and the groups are of 2 items instead of 9.
     """
 
     def __init__(self, write: Callable[[list[Item]], Sequence[Result | Exception]]) -> None:
         self._write = write
         self._turn = threading.Lock()  # held by the thread that touches the file; taken before _lock
         self.closed = False  # set in a turn: nothing is written any more
-        self._lock = threading.Lock()  # guards the next
-        self._gathering: _Group[Item, Result] = _Group()  # once this is closed the last one stays, with its error for all
+        self._lock = threading.Lock()  # guards the next two
+        self._items: list[Item] = []  # those that gather; once this is closed they stay, with the error in `_written`
+        self._written: Future[Sequence[Result | Exception]] = Future()  # how it went with them
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
@@ -138,24 +131,23 @@ class GroupCommit(Generic[Item, Result]):
     def commit(self, item: Item) -> Result:
         """Return once `item` is written, by this thread or another. StoreError when the disk refused it."""
         with self._lock:
-            group, index = self._gathering, len(self._gathering.items)
-            group.items.append(item)
+            items, written, index = self._items, self._written, len(self._items)
+            items.append(item)
         if index == 0:
-            self._write_group(group)
-        with group.written:
-            result = group.error or group.results[index]
+            self._write_group(items, written)
+        result = written.result()[index]
         if isinstance(result, Exception):
             raise result
         return result
 
-    def _write_group(self, group: _Group[Item, Result]) -> None:
+    def _write_group(self, items: list[Item], written: Future[Sequence[Result | Exception]]) -> None:
         try:
             with self.turn():
                 with self._lock:
-                    self._gathering = _Group()
-                group.results = self._write(group.items)
+                    self._items, self._written = [], Future()
+                results = self._write(items)
+            written.set_result(results)
         except OSError as error:
-            group.error = StoreError(f"{error.strerror or error}: nothing was stored, try again later")
+            written.set_exception(StoreError(f"{error.strerror or error}: nothing was stored, try again later"))
         except Exception as error:  # noqa: BLE001 - a StoreError that says more, or a bug, which must not look like success
-            group.error = error
-        group.written.release()
+            written.set_exception(error)

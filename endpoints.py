@@ -1,8 +1,8 @@
 """Whose turn it is: endpoints, each with what waits for it and a window, and the policy that keeps them apart.
 
 An endpoint is one URL. Its window is how many attempts may be under way for it: it opens with each success and closes
-to one with a failure. Pings and redeliveries have an endpoint of their own, whose window is always open: they go past
-what waits for the URL, and take turns with all other endpoints.
+to one with a failure. Pings and redeliveries go past the window and past what waits for the URL, and their endpoint
+takes turns with all others.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from messages import Delivery
 
 UNDER_WAY = 4_000  # attempts under way in all, at some 10 KiB each; fewer when there are fewer file descriptors
 RESERVED = 160  # file descriptors for the callers of the exposee and for its files
+NEVER = math.inf  # when an orphan is due: a delivery that waits, and whose webhook is not registered
 WINDOW = 16  # attempts under way for one endpoint at the most
 PROMPT = 1.0  # seconds: an endpoint that answers within them has proven itself
 
@@ -28,8 +29,8 @@ PROMPT = 1.0  # seconds: an endpoint that answers within them has proven itself
 # that hang never take what the proven ones need, and endpoints with much to do never what others need for their first.
 PROVEN, FIRST, FURTHER = range(3)
 SHARES = (
-    1.00,  # PROVEN: the endpoint's last attempt was a prompt success, and none is under way
-    0.75,  # FIRST: any other endpoint that has none under way
+    1.00,  # PROVEN: the endpoint's last attempt was a prompt success, and none is under way or this one is urgent
+    0.75,  # FIRST: the same of any other endpoint
     0.50,  # FURTHER: any endpoint that has some under way
 )
 TURNS = ((FIRST, FURTHER, PROVEN), (FURTHER, PROVEN, FIRST), (PROVEN, FIRST, FURTHER))  # what is looked at after each
@@ -38,43 +39,39 @@ TURNS = ((FIRST, FURTHER, PROVEN), (FURTHER, PROVEN, FIRST), (PROVEN, FIRST, FUR
 class Endpoint:
     """One URL: what waits for it, and how its receiver has behaved. Guarded by the dispatcher's lock."""
 
-    __slots__ = ("url", "head", "waiting", "retrying", "size", "under_way", "window", "urgent", "proven", "kind")
+    __slots__ = ("url", "head", "urgent", "waiting", "retrying", "size", "under_way", "window", "proven", "kind")
 
-    def __init__(self, url: str, urgent: bool = False) -> None:
+    def __init__(self, url: str) -> None:
         self.url, self.head = url, request_head("POST", url)
+        self.urgent: list[Delivery] = []  # pings and redeliveries
         self.waiting: deque[Delivery] = deque()
         self.retrying: list[tuple[float, int, Delivery]] = []  # a heap, by the time when they are due (monotonic)
-        self.size = 0  # bytes of the bodies in both
+        self.size = 0  # bytes of the bodies in all three
         self.under_way: set[Delivery] = set()
-        self.window, self.urgent = 1, urgent
-        self.proven = False
+        self.window, self.proven = 1, False
         self.kind: int | None = None  # the queue in which it stands
 
     def planned(self) -> list[Delivery]:
         """What waits for its turn or its time."""
-        return [*self.waiting, *(delivery for _, _, delivery in self.retrying)]
+        return [*self.urgent, *self.waiting, *(delivery for _, _, delivery in self.retrying)]
 
 
 class Endpoints:
     """All endpoints, for which at most `limit` attempts are under way. Guarded by the dispatcher's lock."""
 
     def __init__(self, limit: int) -> None:
-        self._by_url: dict[tuple[str, bool], Endpoint] = {}  # by URL and urgency
+        self._by_url: dict[str, Endpoint] = {}
         self._queues: tuple[OrderedDict[Endpoint, None], ...] = tuple(OrderedDict() for _ in SHARES)
         self._limits = [max(1, int(limit * share)) for share in SHARES]
         self._turn = 0
         self._due: list[tuple[float, int, Endpoint]] = []  # a heap: when which endpoint has a retry to make
         self._numbers = itertools.count()  # decide between two that are due at the same time
         self.under_way = 0
-        self.orphans: dict[str, list[Delivery]] = {}  # by URL: what waits, and no webhook is registered for
-        self.gone: dict[str, None] = {}  # URLs that answered 410, until they are unregistered
 
-    def get(self, url: str, urgent: bool = False) -> Endpoint:
-        """The endpoint of a URL: for messages, or for pings and redeliveries."""
-        endpoint = self._by_url.get((url, urgent))
+    def get(self, url: str) -> Endpoint:
+        endpoint = self._by_url.get(url)
         if endpoint is None:
-            endpoint = self._by_url[url, urgent] = Endpoint(url, urgent)
-            endpoint.proven = urgent and (url, False) in self._by_url and self._by_url[url, False].proven
+            endpoint = self._by_url[url] = Endpoint(url)
         return endpoint
 
     def has_room(self, url: str, count: int, size: int) -> bool:
@@ -85,34 +82,26 @@ class Endpoints:
 
     def planned(self, url: str) -> list[Delivery]:
         """What waits for its turn or its time, pings and redeliveries included."""
-        return [delivery for endpoint in self._of(url) for delivery in endpoint.planned()]
+        return self._by_url[url].planned() if url in self._by_url else []
 
     def in_flight(self, url: str) -> list[Delivery]:
         """What is being attempted for a URL."""
-        return [delivery for endpoint in self._of(url) for delivery in endpoint.under_way]
+        return list(self._by_url[url].under_way) if url in self._by_url else []
 
-    def _of(self, url: str) -> list[Endpoint]:
-        """What there is of a URL's two endpoints."""
-        return list(filter(None, (self._by_url.get((url, urgent)) for urgent in (False, True))))
-
-    def add(self, delivery: Delivery) -> None:
-        """Let a delivery wait for its turn."""
-        self._add(self.get(delivery.url), delivery)
-
-    def rush(self, delivery: Delivery) -> None:
-        """Let a ping or a redelivery go past what waits for its URL."""
-        self._add(self.get(delivery.url, urgent=True), delivery)
-
-    def _add(self, endpoint: Endpoint, delivery: Delivery) -> None:
-        endpoint.waiting.append(delivery)
+    def add(self, delivery: Delivery, *, urgent: bool = False) -> None:
+        """Let a delivery wait for its turn; a ping or a redelivery is urgent."""
+        endpoint = self.get(delivery.url)
+        (endpoint.urgent if urgent else endpoint.waiting).append(delivery)
         endpoint.size += len(delivery.message.body)
         self._queue(endpoint)
 
     def _queue(self, endpoint: Endpoint) -> None:
         """Let an endpoint stand in the queue in which it belongs, at the end if it comes from another."""
         kind = None
-        if endpoint.waiting and (endpoint.urgent or len(endpoint.under_way) < endpoint.window):
-            kind = FURTHER if endpoint.under_way else PROVEN if endpoint.proven else FIRST
+        if endpoint.urgent or endpoint.waiting and not endpoint.under_way:
+            kind = PROVEN if endpoint.proven else FIRST
+        elif endpoint.waiting and len(endpoint.under_way) < endpoint.window:
+            kind = FURTHER
         if kind != endpoint.kind:
             if endpoint.kind is not None:
                 del self._queues[endpoint.kind][endpoint]
@@ -127,7 +116,7 @@ class Endpoints:
                 self._turn = kind
                 endpoint, _none = self._queues[kind].popitem(last=False)
                 endpoint.kind = None
-                delivery = endpoint.waiting.popleft()
+                delivery = endpoint.urgent.pop(0) if endpoint.urgent else endpoint.waiting.popleft()
                 endpoint.size -= len(delivery.message.body)
                 endpoint.under_way.add(delivery)
                 self.under_way += 1
@@ -142,15 +131,13 @@ class Endpoints:
         endpoint.window = min(2 * endpoint.window, WINDOW) if success else 1
         endpoint.proven = success and duration < PROMPT
         self._queue(endpoint)
-        if endpoint.urgent and (usual := self._by_url.get((endpoint.url, False))):
-            usual.proven = endpoint.proven
-        if endpoint.urgent or not endpoint.proven:
+        if not endpoint.proven:
             self._forget(endpoint)
 
     def _forget(self, endpoint: Endpoint) -> None:
         """Let go of an endpoint that has nothing to do; a new one will be as good."""
-        if not (endpoint.waiting or endpoint.retrying or endpoint.under_way):
-            self._by_url.pop((endpoint.url, endpoint.urgent), None)
+        if not (endpoint.urgent or endpoint.waiting or endpoint.retrying or endpoint.under_way):
+            self._by_url.pop(endpoint.url, None)
 
     # Retries
 
@@ -187,11 +174,20 @@ class Endpoints:
         self._plan(endpoint)
         return delivery
 
+    def pop_orphans(self, url: str) -> list[Delivery]:
+        """What was postponed to NEVER, in that order; it waits no longer."""
+        endpoint = self._by_url.get(url)
+        orphans = [it for due, _, it in sorted(endpoint.retrying) if due == NEVER] if endpoint else []
+        if orphans:
+            self.withdraw(url, set(orphans))
+        return orphans
+
     def withdraw(self, url: str, gone: Collection[Delivery]) -> None:
         """Take these out of what waits for a URL."""
-        endpoint = self._by_url.get((url, False))
+        endpoint = self._by_url.get(url)
         if endpoint is None:
             return
+        endpoint.urgent = [delivery for delivery in endpoint.urgent if delivery not in gone]
         endpoint.waiting = deque(delivery for delivery in endpoint.waiting if delivery not in gone)
         endpoint.retrying = [entry for entry in endpoint.retrying if entry[2] not in gone]
         heapq.heapify(endpoint.retrying)

@@ -39,6 +39,7 @@ from durable import StoreError
 from journal import Journal
 from keys import Reused
 from messages import DELIVERED, PING, PING_DATA, STATES, Delivery, Full, NotPossible, body_of, new_message_id
+from ondemand import OnDemand
 from retries import RETRY_SCHEDULE
 from rules import (
     Rules,
@@ -76,6 +77,7 @@ class Exposee:
         self, store: WebhookStore, dispatcher: Dispatcher, rules: Rules, say: Callable[[str], None] = lambda line: None
     ) -> None:
         self._store, self._dispatcher, self._rules, self._say = store, dispatcher, rules, say
+        self._on_demand = OnDemand(dispatcher)
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
         self._pings = threading.BoundedSemaphore(MAX_PINGS)
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
@@ -133,7 +135,7 @@ class Exposee:
             raise Problem(503, f"{MAX_PINGS} pings wait for their outcomes already", {"Retry-After": "1"})
         try:
             with refusals():
-                deliveries = self._dispatcher.on_demand.ping()
+                deliveries = self._on_demand.ping()
             self._dispatcher.history.wait(deliveries, PING_SECONDS)
         finally:
             self._pings.release()
@@ -156,7 +158,7 @@ class Exposee:
         with refusals():
             message = self._dispatcher.trigger(event, sent, key)
         deliveries = [delivery for delivery in message.deliveries if delivery is not None]
-        count, seconds = len(message.deliveries), preferred_wait(request)
+        count, seconds = message.count, preferred_wait(request)
         if seconds is not None and len(deliveries) == count and self._wait(deliveries, seconds):
             answer = self._outcome(request, event, message.id, deliveries)
             answer.headers["Preference-Applied"] = f"wait={seconds:.0f}"
@@ -170,7 +172,7 @@ class Exposee:
         if not self._store.has(url):
             raise Problem(404, f"url is not registered: register {shown(url)} first")
         try:
-            self._dispatcher.on_demand.confirm_ping(url)
+            self._on_demand.confirm_ping(url)
         except NotPossible as error:
             raise Problem(409, self._rules.reason(request, url, str(error))) from None
         self._say(f"ping confirmed: {brief(url)}")
@@ -216,7 +218,7 @@ class Exposee:
         self._rules.owner_only(request)
         delivery = self._find(request)
         with refusals():
-            self._dispatcher.on_demand.redeliver(delivery)
+            self._on_demand.redeliver(delivery)
         body = {"message": f"one more attempt of {delivery.id} queued", "id": delivery.id}
         return Answer(202, body, {"Location": f"/deliveries/{delivery.id}"})
 
@@ -224,7 +226,7 @@ class Exposee:
         self._rules.owner_only(request)
         matches = recovery(members(request, "state", "url", "since"))
         with refusals():
-            count = self._dispatcher.on_demand.recover(matches)
+            count = self._on_demand.recover(matches)
         return Answer(202, {"message": f"{count} deliveries will be attempted once more", "deliveries": count})
 
     def stream(self, request: Request) -> Answer:

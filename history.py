@@ -31,23 +31,25 @@ class History:
         self.version = 0  # how many changes there have been
         self._messages: dict[str, Message] = {}  # oldest first
         self._over: OrderedDict[Delivery, None] = OrderedDict()  # in the order in which they ended
-        self.pings: dict[str, Delivery] = {}  # the newest of each URL; a round of pings makes a new dict
+        self.pings: dict[str, Delivery] = {}  # the newest of each URL
         self._raw: deque[tuple[Attempt, int]] = deque()  # those with bytes, and how many, oldest first
         self._raw_bytes = 0
         self._changes: deque[Delivery] = deque(maxlen=CHANGES)  # the newest last
 
     def add(self, message: Message, urls: list[str]) -> None:
         """A new message, with a delivery for each URL. An empty URL stands for a delivery that is forgotten."""
+        message.count = message.count or len(urls)
         message.deliveries = [Delivery(message, index, url) if url else None for index, url in enumerate(urls)]
         deliveries = list(filter(None, message.deliveries))
         if not deliveries:
+            message.body = b""
             return  # nothing to remember
         message.left = len(deliveries)
         self._messages[message.id] = message
         self._all_bodies += len(message.body)
         self._wait(message, len(deliveries))
         if message.event == PING:
-            self.pings = {**self.pings, **{delivery.url: delivery for delivery in deliveries}}
+            self.pings.update((delivery.url, delivery) for delivery in deliveries)
 
     def _wait(self, message: Message, deliveries: int) -> None:
         """So many more deliveries of a message wait, or fewer."""
@@ -83,7 +85,7 @@ class History:
             message.left -= 1
             if message.left == 0:
                 self._all_bodies -= len(message.body)
-                message.body = b""  # `_changes` may still know the delivery
+                message.body, message.deliveries = b"", []  # `_changes` and Keys may still know the message
                 del self._messages[message.id]
             if self.pings.get(old.url) is old:
                 del self.pings[old.url]
@@ -154,9 +156,6 @@ class History:
             return None
         return delivery if delivery and delivery.id == delivery_id else None
 
-    def message(self, message_id: str) -> Message | None:
-        return self._messages.get(message_id)
-
     def open_deliveries(self) -> Iterator[Delivery]:
         """Those that are not over; they may end meanwhile."""
         for message in list(self._messages.values()):
@@ -168,14 +167,20 @@ class History:
         """The messages, oldest first, and the deliveries that are over, in the order in which they ended."""
         return list(self._messages.values()), list(self._over)
 
-    def replay(self, record: dict[str, Any]) -> None:
-        """Let what a record tells happen again. KeyError, TypeError, ValueError, AttributeError: it is not ours."""
+    def replay(self, record: dict[str, Any]) -> Message | None:
+        """Let what a record tells happen again; returns the message, if it is of one that is new.
+
+        KeyError, TypeError, ValueError, AttributeError: it is not ours.
+        """
         if "message" in record:
             if record["message"] not in self._messages:
-                self.add(message_of(record), record["urls"])
+                message = message_of(record)
+                self.add(message, record["urls"])
+                return message
         elif delivery := self.find(record["delivery"]):  # else it is forgotten
             if delivery in self._over:
                 self.reopen(delivery)
             restore(delivery, record)
             if delivery.state not in OPEN:
                 self._end(delivery, delivery.state)
+        return None

@@ -11,16 +11,23 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from durable import Fsync, StoreError, replacement
 from messages import is_secret
 from strict_json import explained
 
 Check = Callable[[str], str | None]  # returns the fault of a URL, or None
-Former = tuple[str, float]  # a secret that was replaced, and the Unix time when it ends
 MEND = "mend it, or name another --store"
 MAX_EDITS = 100  # that are kept
+
+
+class Secret(NamedTuple):
+    """The secret of a URL, and the one that it has replaced, if any, which signs as well until `end` (Unix)."""
+
+    value: str
+    former: str = ""
+    end: float = 0.0
 
 
 def read_webhooks(path: Path, check: Check) -> list[tuple[str, str]]:
@@ -36,19 +43,18 @@ def read_webhooks(path: Path, check: Check) -> list[tuple[str, str]]:
     return [(entry["url"], entry["event"]) for entry in entries]
 
 
-def read_secrets(path: Path) -> tuple[dict[str, str], dict[str, list[Former]]]:
-    """The secrets by URL, and the former ones of a URL; none if there is no file. No error shows a secret."""
-    secrets: dict[str, str] = {}
-    former: dict[str, list[Former]] = {}
+def read_secrets(path: Path) -> dict[str, Secret]:
+    """The secrets by URL, each a text or [secret, former, end]; none if there is no file. No error shows a secret."""
+    secrets: dict[str, Secret] = {}
     for url, value in _read(path, {}, "not an object of secrets by URL")[1].items() if path.exists() else ():
-        secrets[url], *others = value if isinstance(value, list) and len(value) > 1 else [value]
-        for other in others:
-            match other:
-                case [str(old), int() | float() as end] if is_secret(old):
-                    former.setdefault(url, []).append((old, float(end)))
-        if not is_secret(secrets[url]) or len(former.get(url, ())) != len(others):
-            raise StoreError(f"{path}: the secret of {url} is not whsec_ and base64 of 24 to 64 bytes; {MEND}")
-    return secrets, former
+        match value:
+            case str() if is_secret(value):
+                secrets[url] = Secret(value)
+            case [secret, former, int() | float() as end] if is_secret(secret) and is_secret(former):
+                secrets[url] = Secret(secret, former, end)
+            case _:
+                raise StoreError(f"{path}: the secret of {url} is not whsec_ and base64 of 24 to 64 bytes; {MEND}")
+    return secrets
 
 
 def _read(path: Path, empty: Any, fault: str) -> tuple[str, Any]:

@@ -7,12 +7,11 @@ of it. Here is what they are; delivery.py decides what happens to them.
 from __future__ import annotations
 
 import base64
-import functools
 import hmac
 import json
 import secrets
-import sys
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from client import KEPT_RESPONSE, Exchange
@@ -42,16 +41,15 @@ class Full(Exception):
     """There is no room for this now; str() says what is full."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Attempt:
-    """One HTTP request of a delivery. `time` is when it began (Unix), `duration` in seconds; `error` is None
-    exactly when a whole answer came. `exchange` has the bytes that passed, until they are forgotten."""
+    """One HTTP request of a delivery. `error` is None exactly when a whole answer came."""
 
-    __slots__ = ("time", "duration", "status", "error", "exchange")
-
-    def __init__(
-        self, time: float, duration: float, status: int, error: str | None, exchange: Exchange | None = None
-    ) -> None:
-        self.time, self.duration, self.status, self.error, self.exchange = time, duration, status, error, exchange
+    time: float  # when it began (Unix)
+    duration: float  # seconds
+    status: int
+    error: str | None
+    exchange: Exchange | None = None  # the bytes that passed, until they are forgotten
 
     def to_json(self) -> dict[str, Any]:
         exchange = self.exchange  # another thread may let go of it meanwhile
@@ -68,17 +66,20 @@ class Attempt:
         }
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Message:
-    """One occurrence of an event. `body` is what is sent, `time` is Unix time."""
+    """One occurrence of an event."""
 
-    __slots__ = ("id", "event", "time", "body", "deliveries", "left", "open")
-
-    def __init__(self, message_id: str, event: str, created: float, body: bytes) -> None:
-        self.id, self.time, self.body = message_id, created, body
-        self.event = sys.intern(event)  # one text for all that are remembered
-        self.deliveries: list[Delivery | None] = []  # None: forgotten
-        self.left = 0  # deliveries that are not forgotten
-        self.open = 0  # deliveries that are not over
+    id: str
+    event: str
+    time: float  # Unix
+    body: bytes  # what is sent
+    key: str = ""  # its Idempotency-Key (keys.py)
+    fingerprint: str = ""  # of its body, with a key
+    deliveries: list[Delivery | None] = field(default_factory=list)  # None: forgotten; none when all of them are
+    count: int = 0  # deliveries in all
+    left: int = 0  # deliveries that are not forgotten
+    open: int = 0  # deliveries that are not over
 
 
 def new_message_id() -> str:
@@ -86,33 +87,21 @@ def new_message_id() -> str:
     return "msg_" + secrets.token_hex(12)
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Delivery:
-    """One message for one URL. `due` is when the next attempt is planned (Unix), 0.0 when none is."""
+    """One message for one URL."""
 
-    __slots__ = (
-        "message",
-        "index",
-        "url",
-        "state",
-        "attempts",
-        "count",
-        "tries",
-        "due",
-        "error",
-        "confirmed",
-        "manual",
-    )
-
-    def __init__(self, message: Message, index: int, url: str) -> None:
-        self.message, self.index, self.url = message, index, url
-        self.state = PENDING
-        self.attempts: tuple[Attempt, ...] = ()  # the newest MAX_ATTEMPTS
-        self.count = 0  # attempts in all
-        self.tries = 0  # those by the retry schedule that have failed
-        self.due = 0.0
-        self.error: str | None = None  # why it ended without an attempt
-        self.confirmed = False  # a ping that the receiver has pinged back
-        self.manual = False  # its next attempt, or the one under way, is a redelivery
+    message: Message
+    index: int
+    url: str
+    state: str = PENDING
+    attempts: tuple[Attempt, ...] = ()  # the newest MAX_ATTEMPTS
+    count: int = 0  # attempts in all
+    tries: int = 0  # those by the retry schedule that have failed
+    due: float = 0.0  # when the next attempt is planned (Unix); 0.0 when none is
+    error: str | None = None  # why it ended without an attempt
+    confirmed: bool = False  # a ping that the receiver has pinged back
+    manual: bool = False  # its next attempt, or the one under way, is a redelivery
 
     @property
     def id(self) -> str:
@@ -194,12 +183,6 @@ def is_secret(value: object) -> bool:
     return len(key) in SECRET_BYTES and base64.b64encode(key).decode() == value[6:]  # it lets too many = pass
 
 
-@functools.lru_cache(4_096)
-def signing_key(secret: str) -> bytes:
-    """The bytes that a `whsec_` secret stands for."""
-    return base64.b64decode(secret.removeprefix("whsec_"))
-
-
 def sign(secrets: list[str], message_id: str, timestamp: int, body: bytes) -> bytes:
     """The two signature fields of a delivery, over exactly the bytes that are sent; the newest secret comes first.
 
@@ -208,6 +191,7 @@ def sign(secrets: list[str], message_id: str, timestamp: int, body: bytes) -> by
     secret as it is written, and takes one signature.
     """
     content = f"{message_id}.{timestamp}.".encode() + body
-    standard = [b"v1," + base64.b64encode(hmac.digest(signing_key(secret), content, "sha256")) for secret in secrets]
+    keys = [base64.b64decode(secret.removeprefix("whsec_")) for secret in secrets]
+    standard = [b"v1," + base64.b64encode(hmac.digest(key, content, "sha256")) for key in keys]
     github = hmac.digest(secrets[0].encode(), body, "sha256").hex().encode()
     return b"webhook-signature: %b\r\nX-Hub-Signature-256: sha256=%b\r\n" % (b" ".join(standard), github)

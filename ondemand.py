@@ -2,59 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable
 
-from endpoints import Endpoints
-from history import History
-from journal import Journal
-from messages import CANCELLED, DELIVERING, FAILED, OPEN, PENDING, RETRYING, Delivery, NotPossible
+from delivery import Dispatcher
+from messages import CANCELLED, DELIVERING, FAILED, OPEN, PENDING, PING, PING_BODY, RETRYING, Delivery, NotPossible
 from records import delivery_record
-from store import WebhookStore
-
-PING_SECONDS = 5.0  # what a round of pings waits for the last one to be sent
-RECOVERED = 500  # deliveries a second: a sender makes many times as many attempts, so live ones hardly notice
 
 
 class OnDemand:
-    """What it works on is the dispatcher's. `begin` commits a ping for these URLs, `postpone` plans an attempt in so
-    many seconds, `wake` tells of new work."""
+    """Pings, redeliveries and recoveries of a dispatcher, which needs one of these at the most."""
 
-    def __init__(
-        self,
-        store: WebhookStore,
-        journal: Journal,
-        history: History,
-        endpoints: Endpoints,
-        changed: threading.Condition,
-        begin: Callable[[list[str]], object],
-        postpone: Callable[[Delivery, float], None],
-        wake: Callable[[], None],
-    ) -> None:
-        self._store, self._journal, self._history, self._endpoints = store, journal, history, endpoints
-        self._changed, self._begin, self._postpone, self._wake = changed, begin, postpone, wake
-        self._pinging = threading.Lock()  # held while a round of pings begins
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._store, self._history, self._changed = dispatcher.store, dispatcher.history, dispatcher.changed
+        self._pinging = threading.Lock()  # held from the choice of the URLs until their pings are under way
 
     def ping(self) -> list[Delivery]:
         """Ping each distinct URL past its queue; the newest ping of each, under way or over. StoreError.
 
-        One round begins when the last one has been sent. All who ask meanwhile share the next, and a URL whose ping is
-        under way is not sent another.
+        A URL whose ping is under way is not sent another: all who ask share it.
         """
-        before = self._history.pings
         with self._pinging:
-            if self._history.pings is before:
-                self._begin_round()
+            with self._changed:
+                under_way = {ping.url for ping in self._history.pings.values() if ping.state in OPEN}
+            self._dispatcher.commit(PING, PING_BODY, [url for url in self._store.urls() if url not in under_way])
         with self._changed:
             return list(filter(None, map(self._history.pings.get, self._store.urls())))
-
-    def _begin_round(self) -> None:
-        with self._changed:
-            pings = list(self._history.pings.values())
-            self._changed.wait_for(lambda: all(ping.state != PENDING for ping in pings), PING_SECONDS)
-            under_way = {ping.url for ping in pings if ping.state in OPEN}
-        self._begin([url for url in self._store.urls() if url not in under_way])
 
     def confirm_ping(self, url: str) -> None:
         """Mark the newest ping to `url` as confirmed. NotPossible when it failed, or when there is none."""
@@ -65,7 +39,7 @@ class OnDemand:
             if ping.state in (FAILED, CANCELLED):
                 raise NotPossible(f"the newest ping to this url failed: {ping.outcome()}")
             ping.confirmed = True
-            self._journal.note(ping, delivery_record(ping))
+            self._dispatcher.journal.note(ping, delivery_record(ping))
             self._history.changed(ping)
             self._changed.notify_all()
 
@@ -77,47 +51,42 @@ class OnDemand:
         with self._changed:
             if not _is_free(delivery):
                 raise NotPossible(f"an attempt of {delivery.id} is under way or about to be")
-            if not self._store.has(delivery.url):
-                raise NotPossible(f"{delivery.url} is no longer registered")
-            if delivery.state == RETRYING and not self._store.registered(delivery.url, delivery.message.event):
+            if not self._store.registered(delivery.url, delivery.message.event):
                 raise NotPossible(f"{delivery.url} is no longer registered for {delivery.message.event}")
-            record = delivery_record(delivery, PENDING, manual=True)
-        self._journal.commit(record, lambda: self._accept([delivery], _is_free, self._endpoints.rush))
+        self._attempt_again([delivery], _is_free, urgent=True)
 
     def recover(self, matches: Callable[[Delivery], bool]) -> int:
         """One more attempt of all that are over, match, and are registered for; returns how many they are. StoreError.
 
-        They are planned as retries are, RECOVERED of them a second, and no retries come after them.
+        They wait for their turn as new ones do, so the others have theirs. No retries come after them.
         """
         with self._changed:
             _, over = self._history.snapshot()
         found = [d for d in over if matches(d) and self._store.registered(d.url, d.message.event)]
-        if found:  # their records need no lock: for what changes meanwhile, _accept notes the truth
-            record = b"".join(delivery_record(delivery, PENDING, manual=True) for delivery in found)
-            numbers = itertools.count()
-
-            def later(delivery: Delivery) -> None:
-                self._postpone(delivery, next(numbers) / RECOVERED)
-
-            self._journal.commit(record, lambda: self._accept(found, matches, later))
+        self._attempt_again(found, matches, urgent=False)
         return len(found)
 
-    def _accept(
-        self, asked: list[Delivery], possible: Callable[[Delivery], bool], queue: Callable[[Delivery], None]
-    ) -> None:
-        """It is on the disk that these are attempted once more; they are queued if that is possible still."""
-        with self._changed:
-            for delivery in asked:
-                if not possible(delivery) or self._history.find(delivery.id) is None:
-                    # another caller was quicker, or it has been forgotten meanwhile: the record told what is not so
-                    self._journal.note(delivery, delivery_record(delivery))
-                    continue
-                if delivery.state != RETRYING:
-                    self._history.reopen(delivery)
-                delivery.state, delivery.manual, delivery.error = PENDING, True, None
-                queue(delivery)
-                self._history.changed(delivery)
-            self._wake()
+    def _attempt_again(self, asked: list[Delivery], possible: Callable[[Delivery], bool], urgent: bool) -> None:
+        """Have these attempted once more: on the disk when this returns, and queued if that is possible still."""
+
+        def accept() -> None:
+            with self._changed:
+                for delivery in asked:
+                    if not possible(delivery) or self._history.find(delivery.id) is None:
+                        # another caller was quicker, or it has been forgotten meanwhile: the record told what is not so
+                        self._dispatcher.journal.note(delivery, delivery_record(delivery))
+                        continue
+                    if delivery.state == RETRYING:
+                        self._dispatcher.endpoints.withdraw(delivery.url, {delivery})  # until this attempt is over
+                    else:
+                        self._history.reopen(delivery)
+                    delivery.state, delivery.manual, delivery.error = PENDING, True, None
+                    self._dispatcher.endpoints.add(delivery, urgent=urgent)
+                    self._history.changed(delivery)
+                self._dispatcher.wake()
+
+        records = [delivery_record(delivery, PENDING, manual=True) for delivery in asked]
+        self._dispatcher.journal.commit(b"".join(records), accept)
 
 
 def _is_free(delivery: Delivery) -> bool:

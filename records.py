@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from messages import DELIVERING, PENDING, STATES, Attempt, Delivery, Message, to_json
 
 
-class Use(NamedTuple):
-    """What an Idempotency-Key was used for: how many deliveries, and a fingerprint of their body."""
-
-    key: str
-    deliveries: int
-    fingerprint: str
-
-
-def message_record(message: Message, urls: list[str], use: Use | None = None) -> bytes:
+def message_record(message: Message, urls: list[str]) -> bytes:
     """A message and its URLs. An empty URL stands for a delivery that is forgotten."""
-    more = f', "key": {json.dumps(use)}' if use else ""
+    key = [message.key, len(urls) or message.count, message.fingerprint]
+    more = f', "key": {json.dumps(key)}' if message.key else ""
     body = to_json(message.body.decode())  # as a text: what is sent again are the same bytes
     return (
         f'{{"message": "{message.id}", "event": "{message.event}", "time": {message.time!r}, '
@@ -44,7 +37,10 @@ def delivery_record(delivery: Delivery, state: str = "", manual: bool = False) -
 
 def message_of(record: dict[str, Any]) -> Message:
     """The message of a record. KeyError, TypeError, ValueError, AttributeError: it is no record of ours."""
-    return Message(record["message"], record["event"], float(record["time"]), record["body"].encode())
+    message = Message(record["message"], record["event"], float(record["time"]), record["body"].encode())
+    if "key" in record:
+        message.key, message.count, message.fingerprint = record["key"]
+    return message
 
 
 def restore(delivery: Delivery, record: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from client import Exchange
@@ -35,17 +36,16 @@ PATIENCE = 0.005  # seconds: what has not been answered by then does not keep th
 Exchanging = Callable[[Pool, str, Callable[[], bytes], float], Generator[Wait, None, Exchange]]  # as client.exchange
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class InFlight:
-    """An attempt under way. `began` is monotonic; `duration` in seconds and `outcome` are there when it is over."""
+    """An attempt under way; `duration` and `outcome` are there when it is over."""
 
-    __slots__ = ("endpoint", "delivery", "generator", "began", "duration", "outcome")
-
-    def __init__(
-        self, endpoint: Endpoint, delivery: Delivery, generator: Generator[Wait, None, Exchange], began: float
-    ) -> None:
-        self.endpoint, self.delivery, self.generator, self.began = endpoint, delivery, generator, began
-        self.duration: float
-        self.outcome: Exchange
+    endpoint: Endpoint
+    delivery: Delivery
+    generator: Generator[Wait, None, Exchange]
+    began: float  # monotonic
+    duration: float = field(init=False)  # seconds
+    outcome: Exchange = field(init=False)
 
 
 class Decisions(Protocol):

@@ -13,15 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from durable import Fsync, GroupCommit, StoreError, open_locked, opening, replacement, sync_directory
-from loading import Check, Edits, Former, mark, read_secrets, read_webhooks
+from loading import Check, Edits, Secret, mark, read_secrets, read_webhooks
 
 MAX_WEBHOOKS = 200_000
-CHUNK = 65_536  # bytes of webhooks.json that are copied to add a line; to copy all takes twice as long, at 100,000
-OVERLAP = 86_400.0  # seconds in which a secret that was replaced signs as well
-MAX_FORMER = 3  # such secrets of a URL; beyond them the oldest ends at once
+OVERLAP = 86_400.0  # seconds in which a secret that was replaced signs as well, unless its successor is replaced
 MAX_BYTES = 33_554_432  # of webhooks.json: 200,000 URLs of 2,048 characters would have 420 MB, and more in memory
 
 Clock = Callable[[], float]  # gives Unix time
@@ -31,19 +28,15 @@ Permit = Callable[[str | None], None]  # gets the secret that a URL has, and rai
 class _Snapshot:
     """All webhooks and secrets at one moment. It changes while it is staged, and never after that."""
 
-    def __init__(self, lines: dict[str, dict[str, bytes]], secrets: dict[str, str], chunks: list[bytes]) -> None:
+    def __init__(self, lines: dict[str, dict[str, bytes]], secrets: dict[str, Secret], text: bytearray) -> None:
         self.lines = lines  # of webhooks.json, by event type and URL
         self.secrets = secrets  # by URL; one without a webhook stays: an edit may have a typo
-        self.former: dict[str, list[Former]] = {}  # by URL: what was replaced within a day, the newest first
-        self.chunks = chunks  # the lines, joined: a registration adds to the last; none after a removal
+        self.text = text  # the lines, joined, of which a registration is the last; none after a removal
 
-    def copy(self, now: float) -> _Snapshot:
-        """The same to change, without former secrets whose time is over."""
+    def copy(self) -> _Snapshot:
+        """The same to change."""
         lines = {event: urls.copy() for event, urls in self.lines.items()}
-        staged = _Snapshot(lines, self.secrets.copy(), self.chunks.copy())
-        left = {url: [it for it in former if it[1] > now] for url, former in self.former.items()}
-        staged.former = {url: former for url, former in left.items() if former}
-        return staged
+        return _Snapshot(lines, self.secrets.copy(), self.text.copy())
 
     def has(self, url: str) -> bool:
         return any(url in urls for urls in self.lines.values())
@@ -53,7 +46,7 @@ class _Snapshot:
 
     def secret(self, url: str) -> str | None:
         secret = self.secrets.get(url)
-        return secret if secret and self.has(url) else None
+        return secret.value if secret and self.has(url) else None
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         return ((url, event) for event, urls in self.lines.items() for url in urls)
@@ -63,35 +56,18 @@ class _Snapshot:
 
     def add(self, url: str, event: str) -> None:
         if not self.has(url):
-            self._forget_secrets(url)  # one that was left in the file is not for whoever registers the URL now
+            self.secrets.pop(url, None)  # one that was left in the file is not for whoever registers the URL now
         line = self.lines.setdefault(event, {})[url] = _line(url, event)
-        if self.chunks:
-            if len(self.chunks[-1]) > CHUNK:
-                self.chunks.append(b"")
-            self.chunks[-1] += line
+        if self.text:
+            self.text += line
 
     def remove(self, url: str, events: Iterable[str]) -> int:
         gone = [self.lines[event].pop(url) for event in events if self.registered(url, event)]
         if gone:
-            self.chunks = []
+            self.text = bytearray()
         if gone and not self.has(url):
-            self._forget_secrets(url)
+            self.secrets.pop(url, None)
         return len(gone)
-
-    def replace_secret(self, url: str, secret: str, end: float) -> None:
-        """The secret that the URL has had signs as well until `end`. Nobody knows which of them its receiver has."""
-        old, self.secrets[url] = self.secrets.get(url, secret), secret
-        if old != secret:
-            former = [(old, end), *(it for it in self.former.get(url, ()) if it[0] != secret)]
-            self.former[url] = former[:MAX_FORMER]
-
-    def _forget_secrets(self, url: str) -> None:
-        self.secrets.pop(url, None)
-        self.former.pop(url, None)
-
-    def stored_secrets(self) -> dict[str, Any]:
-        """The secrets' file: a secret by URL, or a list of it and of the former ones, each with its end."""
-        return self.secrets | {url: [self.secrets[url], *former] for url, former in self.former.items()}
 
     @property
     def size(self) -> int:
@@ -100,10 +76,9 @@ class _Snapshot:
 
     def pieces(self) -> list[bytes | memoryview]:
         """webhooks.json, in parts."""
-        if not self.chunks:
-            self.chunks = [b"".join(chain.from_iterable(urls.values() for urls in self.lines.values()))]
-        first, *rest = self.chunks
-        return [b"[", memoryview(first)[1:], *rest, b"\n]\n"] if first else [b"[]\n"]
+        if not self.text:
+            self.text = bytearray().join(chain.from_iterable(urls.values() for urls in self.lines.values()))
+        return [b"[", memoryview(self.text)[1:], b"\n]\n"] if self.text else [b"[]\n"]
 
 
 def _line(url: str, event: str) -> bytes:
@@ -140,7 +115,7 @@ class WebhookStore:
             self._lock = open_locked(self.path.with_suffix(".lock"), self.path)
             try:
                 self._edits = Edits(self.path, fsync, log)
-                self._snapshot = _Snapshot({}, {}, [])
+                self._snapshot = _Snapshot({}, {}, bytearray())
                 self._load(check)
             except BaseException:
                 os.close(self._lock)
@@ -154,7 +129,7 @@ class WebhookStore:
             self._snapshot.add(url, event)
         if self._snapshot.size > MAX_BYTES:
             raise StoreError(f"{self.path} would have more than {MAX_BYTES:,} bytes, the limit; name another --store")
-        self._snapshot.secrets, self._snapshot.former = read_secrets(self._secrets_path)
+        self._snapshot.secrets = read_secrets(self._secrets_path)
 
     def webhooks(self) -> list[dict[str, str]]:
         """All webhooks, by event type, as in the file."""
@@ -173,11 +148,12 @@ class WebhookStore:
         return self._snapshot.registered(url, event)
 
     def secrets(self, url: str) -> list[str]:
-        """What signs the deliveries to a URL: its secret, and those that it has had within a day, the newest first."""
+        """What signs the deliveries to a URL: its secret, and the one that it has replaced within a day."""
         snapshot = self._snapshot
-        if not (secret := snapshot.secret(url)):
+        secret = snapshot.secrets.get(url)
+        if not (secret and snapshot.has(url)):
             return []
-        return [secret, *(old for old, end in snapshot.former.get(url, ()) if end > self._clock())]
+        return [secret.value, secret.former] if secret.end > self._clock() else [secret.value]
 
     def count(self) -> int:
         return self._snapshot.count()
@@ -190,15 +166,16 @@ class WebhookStore:
 
         def change(staged: _Snapshot) -> int:
             missing = [event for event in wanted if not staged.registered(url, event)]
-            if missing or secret not in (None, staged.secret(url)):
-                permit(staged.secret(url))
+            former = staged.secret(url)
+            if missing or secret not in (None, former):
+                permit(former)
             size = staged.size + sum(len(_line(url, event)) for event in missing)
             if missing and (staged.count() + len(missing) > MAX_WEBHOOKS or size > MAX_BYTES):
                 raise StoreError(f"{MAX_WEBHOOKS:,} webhooks and {MAX_BYTES:,} bytes are the limit: unregister some")
             for event in missing:
                 staged.add(url, event)
-            if secret is not None:
-                staged.replace_secret(url, secret, self._clock() + OVERLAP)
+            if secret is not None and secret != former:
+                staged.secrets[url] = Secret(secret, former, self._clock() + OVERLAP) if former else Secret(secret)
             return len(missing)
 
         self._changes.commit(change)
@@ -222,7 +199,7 @@ class WebhookStore:
     def _write(self, group: list[Change]) -> list[int | Exception]:
         """Stage a group of changes, write the files, swap the snapshot."""
         self._put_back()
-        staged, outcomes = self._snapshot.copy(self._clock()), list[int | Exception]()
+        staged, outcomes = self._snapshot.copy(), list[int | Exception]()
         for change in group:
             try:
                 outcomes.append(change(staged))
@@ -244,7 +221,7 @@ class WebhookStore:
 
         So there are three steps: secrets for the old entries and for the new ones; the entries; the new ones' alone.
         """
-        old, wanted = self._snapshot.stored_secrets(), new.stored_secrets()
+        old, wanted = self._snapshot.secrets, new.secrets
         between = old
         if wanted != old:
             between = {url: old[url] for url in old if self.has(url)} | wanted
@@ -259,13 +236,15 @@ class WebhookStore:
     def _put_back(self) -> None:
         """Write the snapshot to the files in which a failed change has left something."""
         if self._secrets_path in self._stale:
-            self._write_secrets(self._snapshot.stored_secrets())
+            self._write_secrets(self._snapshot.secrets)
         if self.path in self._stale:
             self._write_webhooks(self._snapshot)
         self._stale.clear()
 
-    def _write_secrets(self, secrets: dict[str, Any]) -> None:
-        text = json.dumps(secrets, separators=(",\n", ": ")).encode()
+    def _write_secrets(self, secrets: dict[str, Secret]) -> None:
+        now = self._clock()
+        stored = {url: secret if secret.end > now else secret.value for url, secret in secrets.items()}
+        text = json.dumps(stored, separators=(",\n", ": ")).encode()
         with replacement(self._secrets_path, [text, b"\n"], self._fsync, 0o600):
             self._stale.add(self._secrets_path)
         sync_directory(self._secrets_path, self._fsync)
@@ -278,21 +257,11 @@ class WebhookStore:
         self._edits.expected = written
         sync_directory(self.path, self._fsync)
 
-    def repair(self) -> None:
-        """Put back the files that a failed change has left on the disk, if the disk lets us; never raises.
-
-        And remove the former secrets whose time is over from the file.
-        """
-        now = self._clock()
-        with contextlib.suppress(OSError, StoreError):
-            if any(end <= now for former in self._snapshot.former.values() for _, end in former):
-                self._changes.commit(lambda staged: 0)
-            with self._changes.turn():
-                self._put_back()
-
     def close(self) -> None:
         """Let another process have the files."""
-        self.repair()
         with contextlib.suppress(OSError), self._changes.turn():
             self._changes.closed = True
-            os.close(self._lock)
+            try:
+                self._put_back()
+            finally:
+                os.close(self._lock)

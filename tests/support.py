@@ -35,6 +35,7 @@ from endpoints import Endpoint  # noqa: E402
 from exposee import EVENT_TYPES, Exposee  # noqa: E402
 from journal import Journal  # noqa: E402
 from messages import DELIVERING, Delivery, Message, body_of  # noqa: E402
+from ondemand import OnDemand  # noqa: E402
 from rules import Rules, url_problem  # noqa: E402
 from sender import InFlight  # noqa: E402
 from server import Server  # noqa: E402
@@ -402,6 +403,7 @@ class Desk:
         self.store = WebhookStore(folder / "webhooks.json", clock=self.clock)
         self.journal = Journal(folder / JOURNAL)
         self.dispatcher = _CountingDispatcher(self.store, self.journal, **self.options)
+        self.on_demand = OnDemand(self.dispatcher)
         self.dispatcher.start()
 
     def _exchange(
@@ -466,7 +468,7 @@ class Desk:
     def redelivering(self, delivery: Delivery, then: Exchange | None = None) -> Iterator[None]:
         """A redelivery is under way until this ends."""
         with self.blocked(then):
-            self.dispatcher.on_demand.redeliver(delivery)
+            self.on_demand.redeliver(delivery)
             self.under_way(delivery)
             yield
 

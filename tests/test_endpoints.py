@@ -84,7 +84,7 @@ def test_pings_and_redeliveries_go_past_the_window_and_the_backlog() -> None:
     assert len(taken(endpoints)) == 1
     urgent = deliveries(2)
     for delivery in urgent:
-        endpoints.rush(delivery)
+        endpoints.add(delivery, urgent=True)
     assert taken(endpoints) == urgent
 
 
@@ -121,6 +121,18 @@ def test_what_endpoints_have_under_way_beside_their_first_leaves_room_for_the_fi
     assert len(taken(endpoints)) == 5
 
 
+def test_a_ping_has_the_share_of_a_first_attempt_also_beside_others_of_its_url() -> None:
+    endpoints = Endpoints(100)
+    prove(endpoints, URL)
+    fill(endpoints, "hangs", 500)
+    taken(endpoints)
+    first, ping = deliveries(2)
+    endpoints.add(first)
+    assert taken(endpoints) == [first]
+    endpoints.add(ping, urgent=True)
+    assert taken(endpoints) == [ping]
+
+
 @pytest.mark.parametrize("success, seconds, proven", [(True, 0.0, True), (True, PROMPT, False), (False, 0.0, False)])
 def test_a_prompt_success_is_a_proof_and_the_last_attempt_counts(success: bool, seconds: float, proven: bool) -> None:
     endpoints = Endpoints(10)
@@ -142,7 +154,7 @@ def test_a_ping_proves_its_url_or_the_opposite(success: bool) -> None:
         endpoints.postpone(deliveries(1)[0], 86_400.0)  # what failed before
     else:
         prove(endpoints, URL)
-    endpoints.rush(*deliveries(1))
+    endpoints.add(*deliveries(1), urgent=True)
     urgent = endpoints.take()
     assert urgent
     endpoints.finish(*urgent, success, 0.0)
@@ -157,7 +169,7 @@ def test_everything_has_its_turn_with_hardly_any_descriptors(limit: int) -> None
     endpoints = Endpoints(limit)
     fill(endpoints, "a", 5, each=3)
     for delivery in deliveries(3):
-        endpoints.rush(delivery)
+        endpoints.add(delivery, urgent=True)
     count = 0
     while it := endpoints.take():
         count += 1
@@ -190,7 +202,7 @@ def test_pings_take_turns_with_what_waits(urgent: int) -> None:
     for number in range(5):
         prove(endpoints, f"http://proven-{number}.test/")
     for number in range(urgent):
-        endpoints.rush(*deliveries(1, f"http://pinged-{number}.test/"))
+        endpoints.add(*deliveries(1, f"http://pinged-{number}.test/"), urgent=True)
     fill(endpoints, "proven", 5)
     found = [endpoints.take() for _ in range(10)]
     names = {it[1].url for it in found if it}
@@ -288,7 +300,7 @@ def _unregister_with_attempts_under_way(desk: Desk, url: str, blocking: Blocking
     with held(blocking):
         desk.answer = blocking
         delivery = desk.under_way(desk.trigger())
-        (ping,) = desk.dispatcher.on_demand.ping()
+        (ping,) = desk.on_demand.ping()
         desk.under_way(ping)
         desk.trigger()
         desk.unregister(url, EVENT)

@@ -105,7 +105,7 @@ def test_20_attempts_of_a_delivery_are_remembered_and_all_are_counted(desk: Desk
     desk.answer = lambda url: exchange(200 + desk.sent.qsize())
     delivery = desk.settled(desk.trigger())
     for number in range(2, 26):
-        desk.dispatcher.on_demand.redeliver(delivery)
+        desk.on_demand.redeliver(delivery)
         desk.settled(delivery, number)
     for _ in range(2):
         value = desk.find(delivery).to_json(attempts=True)
@@ -123,7 +123,7 @@ def test_each_delivery_that_changed_is_told_once_in_order(desk: Desk) -> None:
     changes = desk.dispatcher.history.changes(version, 1_000, 0.0)
     assert changes and changes[1] == deliveries
     assert desk.dispatcher.history.changes(changes[0], 1_000, 0.0) == (changes[0], [])
-    desk.dispatcher.on_demand.redeliver(deliveries[1])
+    desk.on_demand.redeliver(deliveries[1])
     again = desk.dispatcher.history.changes(changes[0], 1_000, SECONDS)
     assert again and again[1] == [deliveries[1]]
 

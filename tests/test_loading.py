@@ -196,7 +196,7 @@ def test_an_edit_is_kept_when_a_failed_change_is_put_back(
     disk.mend()
     assert (tmp_path / "webhooks.json").read_text() == text_of(A, B, C)
     in_place(tmp_path / "webhooks.json", text_of(A, B, D))
-    running.repair()
+    running.close()
     assert (tmp_path / "webhooks.json").read_text() == text_of(A, B)
     assert kept_in(tmp_path) == [text_of(A, B, D)] and len(said) == 1
 
@@ -235,7 +235,6 @@ def test_an_edit_that_cannot_be_kept_refuses_the_change(
     for _ in range(2):
         with pytest.raises(StoreError, match="an edit of webhooks.json cannot be kept: .*: nothing was stored"):
             register(running, D, secret=SECRETS[1])
-    running.repair()
     assert file.read_text() == "[1]" and not running.has(D["url"]) and list(tmp_path.glob("*.tmp")) == []
     assert (tmp_path / "webhooks.secrets.json").read_bytes() == secrets
     assert len(said) == 2 and f"{file} was edited" in said[0] and "cannot be kept" in said[0]

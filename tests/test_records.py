@@ -76,7 +76,7 @@ def test_the_same_bytes_are_sent_after_a_restart(tmp_path: Path, data: Any) -> N
         desk.restart()
         desk.answer = exchange(204)
         desk.pass_time(10)
-        desk.dispatcher.on_demand.redeliver(desk.settled(delivery, 2))
+        desk.on_demand.redeliver(desk.settled(delivery, 2))
         desk.settled(delivery, 3)
         bodies = [desk.next_sent().body for _ in range(3)]
     assert len(set(bodies)) == 1 and json.loads(bodies[0]) == {"event": "payment_received", "data": data}
@@ -95,7 +95,7 @@ def test_a_spelling_is_the_same_after_a_restart_and_in_a_redelivery(tmp_path: Pa
         desk.restart()
         desk.answer = exchange(204)
         desk.pass_time(10)
-        desk.dispatcher.on_demand.redeliver(desk.settled(delivery, 2))
+        desk.on_demand.redeliver(desk.settled(delivery, 2))
         desk.settled(delivery, 3)
         bodies = {desk.next_sent().body for _ in range(3)}
     assert bodies == {f'{{"event": "{EVENT}", "data": {data}}}'.encode()}

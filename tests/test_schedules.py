@@ -13,8 +13,7 @@ import pytest
 from support import EVENT, OTHER, Desk, eventually, exchange, mostly_slow
 
 from client import Exchange
-from messages import NotPossible
-from messages import DELIVERING, OPEN
+from messages import CANCELLED, DELIVERING, FAILED, OPEN, NotPossible
 
 URLS, EVENTS = [f"http://{number}.test/" for number in range(4)], [EVENT, OTHER]
 
@@ -27,7 +26,8 @@ class Schedule:
         (folder / "0").mkdir()
         self.desk = Desk(folder / "0", answer=self._answer, timeout=1e6)
         more = [self.trigger] * 6 + [self.register] * 3 + [self.redeliver, self.pass_time, self.release] * 2
-        self.steps: list[Callable[[], None]] = [*more, self.unregister, self.ping, self.kill, self.restart, self.lose]
+        more += [self.unregister, self.ping, self.recover, self.kill, self.restart, self.lose]
+        self.steps: list[Callable[[], None]] = more
 
     def _answer(self, url: str) -> Exchange | Future[Exchange]:
         if self._chance.random() < 0.6:
@@ -56,12 +56,15 @@ class Schedule:
         self.desk.accept(self._chance.choice(EVENTS), self._chance.random())
 
     def ping(self) -> None:
-        self.desk.dispatcher.on_demand.ping()
+        self.desk.on_demand.ping()
 
     def redeliver(self) -> None:
         found = self.desk.all()
         with suppress(NotPossible, IndexError):
-            self.desk.dispatcher.on_demand.redeliver(self._chance.choice(found))
+            self.desk.on_demand.redeliver(self._chance.choice(found))
+
+    def recover(self) -> None:
+        self.desk.on_demand.recover(lambda it: it.state in (FAILED, CANCELLED))
 
     def pass_time(self) -> None:
         self.desk.pass_time(self._chance.choice([1.0, 6.0, 400.0, 90_000.0]))
@@ -121,7 +124,6 @@ def test_whatever_happens_each_delivery_ends_and_a_restart_finds_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.setattr("endpoints.UNDER_WAY", 2)  # so that there is always something that waits
-    monkeypatch.setattr("ondemand.PING_SECONDS", 0.01)
     schedule = Schedule(tmp_path, seed)
     try:
         for _ in range(80):

@@ -26,6 +26,7 @@ import rules
 import server as server_module
 import store
 from addresses import Guard
+from ondemand import OnDemand
 from receiver import PATH
 from server import Server
 from wire import Answer, Request
@@ -117,20 +118,20 @@ def test_webhooks_are_limited_in_number(pair: Pair, monkeypatch: pytest.MonkeyPa
 def test_pings_of_many_strangers_are_one_for_each_receiver(
     pair: Pair, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, pinged, ping = threading.Event(), threading.Semaphore(0), pair.dispatcher.on_demand.ping
+    gate, pinged, ping = threading.Event(), threading.Semaphore(0), OnDemand.ping
 
     def answer(connection: socket.socket) -> None:
         assert gate.wait(SECONDS)
         connection.sendall(NO_CONTENT)
 
-    def counted() -> Any:
-        result = ping()
+    def counted(it: OnDemand) -> Any:
+        result = ping(it)
         pinged.release()
         return result
 
     listener.answer = answer
     pair.register(listener.url(), A)
-    monkeypatch.setattr(pair.dispatcher.on_demand, "ping", counted)
+    monkeypatch.setattr(OnDemand, "ping", counted)
     with ThreadPoolExecutor(12) as pool, held(gate):
         asked = [pool.submit(pair.call, "GET", "/ping", None, **TUNNEL) for _ in range(12)]
         listener.next()

@@ -19,6 +19,7 @@ from support import EVENT, OTHER, SECONDS, Listener, Pair, eventually, fields
 import receiver
 import server
 from messages import CANCELLED, DELIVERED, FAILED, NotPossible
+from ondemand import OnDemand
 from terminal import Printer
 from wire import Request
 
@@ -51,7 +52,7 @@ def together(*tasks: Callable[[random.Random], object], seconds: float = WORK) -
 @pytest.mark.parametrize("workers", [1, 4])
 def test_whatever_threads_do_at_once_nothing_is_lost_and_nothing_counted_wrong(tmp_path: Path, workers: int) -> None:
     with Listener() as listener, Pair(tmp_path, workers=workers, schedule=()) as pair:
-        dispatcher, store = pair.dispatcher, pair.store
+        dispatcher, store, on_demand = pair.dispatcher, pair.store, OnDemand(pair.dispatcher)
         kept, others = listener.url("/kept"), [listener.url(f"/{number}") for number in range(4)]
         pair.register(kept, EVENT)
         accepted: list[str] = []
@@ -76,8 +77,8 @@ def test_whatever_threads_do_at_once_nothing_is_lost_and_nothing_counted_wrong(t
         def again(chance: random.Random) -> None:
             if found := dispatcher.history.newest(lambda _: True, 50):
                 with suppress(NotPossible):
-                    dispatcher.on_demand.redeliver(chance.choice(found))
-            dispatcher.on_demand.ping()
+                    on_demand.redeliver(chance.choice(found))
+            on_demand.ping()
 
         together(trigger, register, look, again)
         eventually(lambda: dispatcher.counts() == {"waiting": 0, "under_way": 0}, "the end of all deliveries")
