@@ -241,7 +241,11 @@ class Dispatcher:
     def _is_wanted(self, delivery: Delivery) -> bool:
         if delivery.message.event == PING:
             return True
-        return delivery.url not in self._gone and self.store.registered(delivery.url, delivery.message.event)
+        if delivery.url in self._gone:
+            return False
+        if delivery.manual:
+            return self.store.has(delivery.url)
+        return self.store.registered(delivery.url, delivery.message.event)
 
     def compose(self, endpoint: Endpoint, delivery: Delivery) -> bytes:
         timestamp = int(self._schedule.clock())

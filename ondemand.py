@@ -51,7 +51,9 @@ class OnDemand:
         with self._changed:
             if not _is_free(delivery):
                 raise NotPossible(f"an attempt of {delivery.id} is under way or about to be")
-            if not self._store.registered(delivery.url, delivery.message.event):
+            if not self._store.has(delivery.url):
+                raise NotPossible(f"{delivery.url} is no longer registered")
+            if delivery.state == RETRYING and not self._store.registered(delivery.url, delivery.message.event):
                 raise NotPossible(f"{delivery.url} is no longer registered for {delivery.message.event}")
         self._attempt_again([delivery], _is_free, urgent=True)
 
