@@ -291,15 +291,16 @@ class Dispatcher:
             self.history.finish(delivery, CANCELLED)
         elif delivery.manual:
             delivery.manual = False
-            self._postpone(delivery, self._schedule.left(delivery.due))  # as planned before
+            self.postpone(delivery, self._schedule.left(delivery.due))  # as planned before
         elif delivery.tries >= len(self._schedule.delays):
             self.history.finish(delivery, FAILED)
         else:
             delay = self._schedule.delay(delivery.tries, outcome.head)
             delivery.tries += 1
-            self._postpone(delivery, delay)
+            self.postpone(delivery, delay)
 
-    def _postpone(self, delivery: Delivery, delay: float) -> None:
+    def postpone(self, delivery: Delivery, delay: float) -> None:
+        """Plan an attempt in so many seconds; with the lock held."""
         delivery.state, delivery.due = RETRYING, self._schedule.clock() + delay
         self.endpoints.postpone(delivery, self._schedule.monotonic() + delay)
 
@@ -346,7 +347,7 @@ class Dispatcher:
         if not self._is_wanted(delivery):
             self.endpoints.postpone(delivery, NEVER)
         elif delivery.state == RETRYING:
-            self._postpone(delivery, self._schedule.left(delivery.due))
+            self.postpone(delivery, self._schedule.left(delivery.due))
         else:
             self.endpoints.add(delivery)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 
 from delivery import Dispatcher
 from messages import CANCELLED, DELIVERING, FAILED, OPEN, PENDING, PING, PING_BODY, RETRYING, Delivery, NotPossible
 from records import delivery_record
+
+RECOVERED = 500  # deliveries a second: a sender makes many times as many attempts, so live ones hardly notice
 
 
 class OnDemand:
@@ -55,20 +58,23 @@ class OnDemand:
                 raise NotPossible(f"{delivery.url} is no longer registered")
             if delivery.state == RETRYING and not self._store.registered(delivery.url, delivery.message.event):
                 raise NotPossible(f"{delivery.url} is no longer registered for {delivery.message.event}")
-        self._attempt_again([delivery], _is_free, urgent=True)
+        self._attempt_again([delivery], _is_free, lambda it: self._dispatcher.endpoints.add(it, urgent=True))
 
     def recover(self, matches: Callable[[Delivery], bool]) -> int:
         """One more attempt of all that are over, match, and are registered for; returns how many they are. StoreError.
 
-        They wait for their turn as new ones do, so the others have theirs. No retries come after them.
+        They are planned as retries are, RECOVERED of them a second, and no retries come after them.
         """
         with self._changed:
             _, over = self._history.snapshot()
         found = [d for d in over if matches(d) and self._store.registered(d.url, d.message.event)]
-        self._attempt_again(found, matches, urgent=False)
+        numbers = itertools.count()
+        self._attempt_again(found, matches, lambda it: self._dispatcher.postpone(it, next(numbers) / RECOVERED))
         return len(found)
 
-    def _attempt_again(self, asked: list[Delivery], possible: Callable[[Delivery], bool], urgent: bool) -> None:
+    def _attempt_again(
+        self, asked: list[Delivery], possible: Callable[[Delivery], bool], queue: Callable[[Delivery], None]
+    ) -> None:
         """Have these attempted once more: on the disk when this returns, and queued if that is possible still."""
 
         def accept() -> None:
@@ -83,7 +89,7 @@ class OnDemand:
                     else:
                         self._history.reopen(delivery)
                     delivery.state, delivery.manual, delivery.error = PENDING, True, None
-                    self._dispatcher.endpoints.add(delivery, urgent=urgent)
+                    queue(delivery)
                     self._history.changed(delivery)
                 self._dispatcher.wake()
 
