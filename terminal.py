@@ -25,7 +25,6 @@ def _stop(*_: object) -> "NoReturn":
 sys.excepthook = lambda kind, *rest: _stop() if kind is KeyboardInterrupt else sys.__excepthook__(kind, *rest)
 
 import contextlib  # noqa: E402
-import functools  # noqa: E402
 import re  # noqa: E402
 import signal  # noqa: E402
 import threading  # noqa: E402
@@ -42,10 +41,9 @@ BATCH, PAUSE = 100, 0.05  # items printed at once, and the seconds after that: a
 COLOURS = {"> ": "\033[36m%s\033[0m", "< ": "\033[33m%s\033[0m"}
 
 SECRET = re.compile(
-    rb'(?s)("(?:old_)?secret"\s*:[\s\[]*")(?:[^"\\]|\\.)*|whsec(?:_|%5[Ff])[A-Za-z0-9+/=_%-]*'
+    rb'(?s)("(?:old_)?secret"\s*:[\s\[]*")(?:[^"\\]|\\.)*|whsec(?:_|%5[Ff])[A-Za-z0-9+/=_%\\-]*'
     rb"|(?im:^((?:proxy-)?authorization[ \t]*:[ \t]*)[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)"
 )
-ESCAPE = re.compile(rb"(?s)\\(?:u00(?!22|5[Cc])([2-7][0-9A-Fa-f])|(/)|.)")  # JSON's, of visible ASCII but \" and \\
 CHUNK_SIZE = re.compile(rb"\r\n[0-9A-Fa-f]+(?:[ \t;][^\r\n]*)?\r\n")
 
 Line = tuple[str, str]  # what stands before the text ("> ", "< " or nothing), and the text
@@ -91,11 +89,6 @@ def brief(text: str) -> str:
     return start if len(text) <= SHOWN_PART >= len(start) else start[: SHOWN_PART - 3] + "..."
 
 
-@functools.lru_cache(1)
-def _time_of_day(second: int) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(second))
-
-
 def say(*lines: str, stream: TextIO | None = None) -> None:
     """Print lines at once, as scripts do; a stream that is closed, full or without a reader is no error."""
     with contextlib.suppress(OSError, ValueError):
@@ -109,10 +102,8 @@ def fail(problem: object, code: int) -> int:
 
 
 def masked(data: bytes) -> bytes:
-    """`data` with the values of secrets and Authorization fields replaced by ***, escaped as JSON may or not."""
-    plain = ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()) if match[1] else match[2] or match[0], data)
-    hidden = SECRET.sub(lambda match: (match[1] or match[2] or b"") + b"***", plain)
-    return data if hidden == plain else hidden
+    """`data` with the values of secrets and Authorization fields replaced by ***."""
+    return SECRET.sub(lambda match: (match[1] or match[2] or b"") + b"***", data)
 
 
 def transcript(mark: str, data: bytes, length: int | None = None) -> list[Line]:
@@ -131,6 +122,13 @@ def transcript(mark: str, data: bytes, length: int | None = None) -> list[Line]:
     if hidden:
         lines.append(f"... {hidden:,} more bytes")
     return [(mark, printable(line.rstrip("\r"))) for line in lines]
+
+
+def show(title: str, *messages: tuple[str, bytes, int | None]) -> None:
+    """Print bytes of HTTP at once, as scripts do; see Printer.show."""
+    printer = Printer()
+    printer.show(title, *messages)
+    printer.close()
 
 
 class Printer:
@@ -152,7 +150,7 @@ class Printer:
 
     def log(self, line: str, *details: str) -> None:
         """Print what has happened, with the time of day in front; `details` are indented already."""
-        self.say(f"{_time_of_day(int(time.time()))} {line}", *details)
+        self.say(f"{time.strftime('%H:%M:%S')} {line}", *details)
 
     def show(self, title: str, *messages: tuple[str, bytes, int | None]) -> None:
         """Print bytes of HTTP: a title, then each (mark, first bytes, length in all) as a transcript."""
