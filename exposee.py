@@ -338,8 +338,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: contextlib.ExitStack) -> Server:
     """A server that is ready to run; `ending` stops and closes what it needs."""
-    guard, transcript = Guard(chosen.allow_private), printer if chosen.raw else None
-    server = Server((chosen.host, chosen.port), {}, transcript, printer.log)  # before any file is touched
+    guard, show = Guard(chosen.allow_private), printer.show if chosen.raw else None
+    server = Server((chosen.host, chosen.port), {}, show, printer.log)  # before any file is touched
     ending.callback(server.server_close)
     stop_on_signals(server)  # before anybody is told that it runs
     store = WebhookStore(chosen.store, url_problem, log=printer.log)
@@ -354,7 +354,7 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
         timeout=chosen.timeout,
         workers=chosen.workers,
         log=printer.log,
-        show=printer.show if chosen.raw else None,
+        show=show,
     )
     rules = Rules(chosen.event_types, guard, chosen.token or "")
     server.set_routes(Exposee(store, dispatcher, rules, printer.log).routes)

@@ -19,7 +19,7 @@ from typing import Any
 
 import strict_json
 from callers import is_local
-from server import Explained, Handler, Routes, page
+from server import Handler, Routes, as_problem, page
 from terminal import SHOWN_MESSAGE, masked, printable, transcript
 from wire import Answer, Problem, Request
 
@@ -87,10 +87,10 @@ class Inbox:
             entry = Entry(request, self._clock())
             try:
                 answer = receive(request, entry)
-            except Exception as error:
-                if isinstance(error, Problem) and not isinstance(error, Explained):
-                    entry.notes.append(error.detail)
-                self._keep(entry, error.status if isinstance(error, Problem) else 500)
+            except (Exception, SystemExit) as error:
+                problem = as_problem(error)
+                entry.notes += problem.notes or [problem.detail]
+                self._keep(entry, problem.status)
                 raise
             self._keep(entry, None if answer.takeover else answer.status)
             return answer

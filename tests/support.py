@@ -264,7 +264,7 @@ class Pair:
         self.dispatcher = Dispatcher(self.store, self.journal, guard, **options)
         rules = Rules(front.pop("event_types", EVENT_TYPES), guard, **front)
         self.exposee = Exposee(self.store, self.dispatcher, rules, self.log.append)
-        self.server = Server(("127.0.0.1", 0), self.exposee.routes, log=self.log.append)
+        self.server = Server(("127.0.0.1", 0), self.exposee.routes, log=lambda *lines: self.log.extend(lines))
         self.server.timeout = PROMPTLY
         self.port, self.url = self.server.server_port, self.server.url
         self.dispatcher.start()
