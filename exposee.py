@@ -26,7 +26,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -229,28 +229,23 @@ class Exposee:
 
     def stream(self, request: Request) -> Answer:
         self._rules.owner_only(request)
-        changes = self._changes()
-        next(changes)  # to its first yield: a refusal is an answer, and from now on its `finally` will run
-        return Answer(200, changes, {"Cache-Control": "no-store"}, "text/event-stream")
-
-    def _changes(self) -> Generator[bytes, None, None]:
-        """Server-sent events, one for each delivery that has changed, after an empty piece."""
         if not self._streams.acquire(blocking=False):
             raise Problem(503, f"{MAX_STREAMS} streams are open, which is the limit", {"Retry-After": "5"})
-        version = self._dispatcher.history.version
-        try:
-            yield b""
-            yield b"retry: 1000\n\n"  # milliseconds until a browser comes back after a dropped connection
-            while True:
-                changes = self._dispatcher.history.changes(version, STREAM_BATCH, STREAM_BEAT)
-                if changes is None:
-                    return
-                version, deliveries = changes
-                changed = [json.dumps(delivery.to_json(duration=True)) for delivery in deliveries]
-                yield "".join(f"event: delivery\ndata: {text}\n\n" for text in changed).encode() or b": nothing new\n\n"
-                time.sleep(STREAM_PAUSE)
-        finally:
-            self._streams.release()
+        events = self._events(self._dispatcher.history.version)
+        no_store = {"Cache-Control": "no-store"}
+        return Answer(200, events, no_store, "text/event-stream", after=lambda sent: self._streams.release())
+
+    def _events(self, version: int) -> Iterator[bytes]:
+        """Server-sent events, one for each delivery that has changed since this version of the history."""
+        yield b"retry: 1000\n\n"  # milliseconds until a browser comes back after a dropped connection
+        while True:
+            changes = self._dispatcher.history.changes(version, STREAM_BATCH, STREAM_BEAT)
+            if changes is None:
+                return
+            version, deliveries = changes
+            changed = [json.dumps(delivery.to_json(duration=True)) for delivery in deliveries]
+            yield "".join(f"event: delivery\ndata: {text}\n\n" for text in changed).encode() or b": nothing new\n\n"
+            time.sleep(STREAM_PAUSE)
 
     # What the handlers share
 
