@@ -32,7 +32,7 @@ from typing import Any
 
 import options
 import strict_json
-from addresses import Guard
+from addresses import Guard, url_problem
 from callers import is_delivery, is_local
 from delivery import Dispatcher
 from durable import StoreError
@@ -40,21 +40,10 @@ from journal import Journal
 from keys import Reused
 from messages import DELIVERED, PING, PING_DATA, STATES, Delivery, Full, NotPossible, body_of, new_message_id
 from retries import RETRY_SCHEDULE
-from rules import (
-    Rules,
-    check_secret,
-    check_url,
-    idempotency_key,
-    members,
-    permit,
-    preferred_wait,
-    recovery,
-    shown,
-    text,
-    url_problem,
-)
+from rules import Rules, check_secret, check_url, idempotency_key, members, permit, preferred_wait, recovery, text
 from server import Routes, Server, page, stay_on_one_core, stop_on_signals
 from store import WebhookStore
+from strict_json import shown
 from terminal import brief
 from wire import MAX_BODY, Answer, Problem, Request
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ipaddress
 import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from addresses import url_problem
 from terminal import printable, say
 
 T = TypeVar("T")
@@ -52,19 +52,16 @@ def matching(pattern: str, mistake: str, convert: Callable[[str], T]) -> Callabl
 
 def web_url(example: str, variable: str = "", query: bool = True) -> Callable[[str], str]:
     """An http or https URL such as `example`; it may come from an environment variable, and is never shown."""
-    path, no = ("[/?][^#]*", "credentials or fragment") if query else ("/[^#?]*", "credentials, query or fragment")
-    host = rf"(?:{LABEL}\.)*{LABEL}\.?|\[[\da-f:.]+\]"
-    pattern = rf"(?ai)(?=[!-~]*\Z)https?://(?:{host})(?::0*(?!0){PORT})?(?:{path})?"
+    no = "credentials or fragment" if query else "credentials, query or fragment"
     here = f" (here or in {variable})" if variable else ""
     rule = f"an absolute http or https URL in visible ASCII, without {no}, such as {example}"
-    return matching(pattern, f"the value{here} is not {rule}", _with_address)
 
+    def check(text: str) -> str:
+        if url_problem(text) or ("?" in text and not query):
+            raise argparse.ArgumentTypeError(f"the value{here} is not {rule}")
+        return text
 
-def _with_address(url: str) -> str:
-    """A URL, whose host in brackets has to be an IPv6 address: ValueError if it is none."""
-    if match := re.match(r"[^/]*//\[(.*?)\]", url):
-        ipaddress.IPv6Address(match[1])
-    return url
+    return check
 
 
 def credential(variable: str) -> Callable[[str], str]:
@@ -74,10 +71,10 @@ def credential(variable: str) -> Callable[[str], str]:
     return matching("[!-~](?:[ -~]*[!-~])?", f"the value (here or in {variable}) {problem}; {advice}", str)
 
 
-LABEL = r"\w(?:[\w-]{0,61}\w)?"  # of a host's name (RFC 1123, 2.1); urllib raises for a longer one, or an empty one
-PORT = "(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # up to 65535
 exposee_url, webhook_url = web_url(EXPOSEE, "EXPOSEE_URL", query=False), web_url(WEBHOOK, "WEBHOOK_URL")
-port_number = matching(PORT, "{!r} is not a port, expected a number from 0 to 65535", int)  # 0: any that is free
+port_number = matching(  # 0: any that is free
+    "[0-9]{1,5}", "{!r} is not a port, expected a number from 0 to 65535", lambda text: range(65_536).index(int(text))
+)
 thread_count = matching("[1-9]|[1-5][0-9]|6[0-4]", "{!r} is not a number from 1 to 64", int)
 host_name = matching("[!-~]+", "{!r} is no host, expected a name or an address such as 127.0.0.1", str)  # "" is all
 store_path = matching(r"(?s)(?!.*\.secrets\.json\Z).*[^/\\]\.json", "{!r} is not a name like webhooks.json", Path)

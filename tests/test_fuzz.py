@@ -24,11 +24,10 @@ from support import JOURNAL, SECONDS, Client, Listener, Pair, Transport, eventua
 
 import exposee
 import strict_json
-from addresses import Guard, literal, reach, spelled
+from addresses import Guard, literal, reach, spelled, url_problem
 from client import KEPT_RESPONSE, Exchange, request_head
 from connections import origin_of
 from receiver import PATH, Receiver
-from rules import url_problem
 from server import Server
 
 pytestmark = pytest.mark.slow
