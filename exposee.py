@@ -64,7 +64,8 @@ class Exposee:
     def __init__(
         self, store: WebhookStore, dispatcher: Dispatcher, rules: Rules, say: Callable[[str], None] = lambda line: None
     ) -> None:
-        self._store, self._dispatcher, self._rules, self._say = store, dispatcher, rules, say
+        self._store, self._dispatcher, self._rules = store, dispatcher, rules
+        self._say: Callable[[str], None] = lambda line: say(brief(line))  # it has what strangers have chosen
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
         self._pings = threading.BoundedSemaphore(MAX_PINGS)
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
@@ -98,7 +99,7 @@ class Exposee:
             self._store.register(url, events, secret, permit(request, secret, old_secret))
         self._dispatcher.registered(url)
         signed = ", signed" if self._store.secrets(url) else ""
-        self._say(f"registered for {brief(', '.join(events))}{signed}: {brief(url)}")
+        self._say(f"registered for {', '.join(events)}{signed}: {url}")
         return Answer(200, {"message": f"Webhook registered for: {', '.join(events)}"})
 
     def unregister(self, request: Request) -> Answer:
@@ -111,7 +112,7 @@ class Exposee:
                 gone = self._dispatcher.cancel(url, event)
         if count or gone:
             cancelled = f", {gone} waiting cancelled" if gone else ""
-            self._say(f"unregistered from {brief(event)}{cancelled}: {brief(url)}")
+            self._say(f"unregistered from {event}{cancelled}: {url}")
         if not count:
             raise Problem(404, "0 webhook(s) unregistered")
         return Answer(200, {"message": f"{count} webhook(s) unregistered"})
@@ -162,7 +163,7 @@ class Exposee:
             self._dispatcher.on_demand.confirm_ping(url)
         except NotPossible as error:
             raise Problem(409, self._rules.reason(request, url, str(error))) from None
-        self._say(f"ping confirmed: {brief(url)}")
+        self._say(f"ping confirmed: {url}")
         return Answer(200, {"event": PING, "data": PING_DATA})
 
     # For everyone as well
@@ -344,7 +345,8 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
     server.set_routes(Exposee(store, dispatcher, rules, printer.log).routes)
     stay_on_one_core()
     printer.say(f"Exposee on {server.url}, Ctrl-C stops it")
-    printer.say(f"{chosen.store}: {contents(store)}, {waiting(dispatcher.counts()['waiting'])}")
+    stored = f"{store.count()} webhook(s) of {len(store.urls())} URL(s)"
+    printer.say(f"{chosen.store}: {stored}, {waiting(dispatcher.counts()['waiting'])}")
     if chosen.token:
         printer.say("callers that look local need no token; behind nginx they all do, until it has README's two lines")
     for warning in warnings(store, journal, dispatcher, chosen.event_types):
@@ -359,11 +361,6 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
 
     ending.push(stop)
     return server
-
-
-def contents(store: WebhookStore) -> str:
-    webhooks, urls = store.count(), len(store.urls())
-    return f"{webhooks} webhook{'s' * (webhooks != 1)} of {urls} URL{'s' * (urls != 1)}"
 
 
 def waiting(count: int) -> str:

@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 request = self._requests.read(self.client_address[0])
             finally:  # before it is handled, so that what it causes stands below it
-                self._show("asks", "< ", bytes(self._requests.received), self._requests.size)
+                self._show("asks", "< ", self._requests.received, self._requests.size)
             self.close_connection = request.is_last()
             self.connection.deadline = math.inf
             return self.server.dispatch(request)
@@ -109,10 +109,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.tell(f"{self._requests.method} {path}" if path else "a request", problem)
             return problem.answer()
 
-    def _show(self, what: str, mark: str, data: bytes, size: int | None = None) -> None:
+    def _show(self, what: str, mark: str, data: bytes | bytearray, size: int | None = None) -> None:
         if self.server.show:
             host, port = self.client_address[:2]
-            self.server.show(f"--- {host} port {port} {what}", (mark, data, size))
+            self.server.show(f"--- {host} port {port} {what}", (mark, bytes(data), size))
 
     def _send(self, answer: Answer) -> None:
         if answer.takeover:
@@ -253,7 +253,7 @@ class Server(socketserver.ThreadingTCPServer):
             super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up or says nothing is no error of ours. Any other exception is reported in one line."""
+        """A client that hangs up or says nothing is no error of ours. Any other exception is told to the terminal."""
         error = sys.exc_info()[1]
         if isinstance(error, Exception) and not isinstance(error, (OSError, EOFError, Problem)):
             self.tell("a connection", as_problem(error))
