@@ -69,7 +69,7 @@ class Exposee:
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
         self._pings = threading.BoundedSemaphore(MAX_PINGS)
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
-        self.routes: Routes = {
+        routes: Routes = {
             "/": {"GET": self.page},
             "/webhooks/register": {"POST": self.register},
             "/webhooks/unregister": {"DELETE": self.unregister},
@@ -85,6 +85,10 @@ class Exposee:
             "/deliveries/{id}": {"GET": self.delivery},
             "/deliveries/{id}/attempts": {"POST": self.redeliver},
         }
+        self.routes: Routes = {
+            path: {method: handler and refusals()(handler) for method, handler in methods.items()}
+            for path, methods in routes.items()
+        }
 
     # The five endpoints of the exercise: for everyone
 
@@ -95,8 +99,7 @@ class Exposee:
         events = self._rules.check_event_types(body.get("event_types"))
         self._rules.check_destination(request, url)
         self._dispatcher.registered(url)  # before, so that a 410 that came earlier does not undo what is stored now
-        with refusals():
-            self._store.register(url, events, secret, permit(request, secret, old_secret))
+        self._store.register(url, events, secret, permit(request, secret, old_secret))
         self._dispatcher.registered(url)
         signed = ", signed" if self._store.secrets(url) else ""
         self._say(f"registered for {', '.join(events)}{signed}: {url}")
@@ -106,10 +109,9 @@ class Exposee:
         body = members(request, "url", "event", "secret")
         url, event, secret = text(body, "url"), text(body, "event"), check_secret(body.get("secret"))
         gone = 0
-        with refusals():
-            count = self._store.unregister(url, event, permit(request, secret))
-            if count or is_local(request):  # the owner may give up what waits for a webhook that is gone
-                gone = self._dispatcher.cancel(url, event)
+        count = self._store.unregister(url, event, permit(request, secret))
+        if count or is_local(request):  # the owner may give up what waits for a webhook that is gone
+            gone = self._dispatcher.cancel(url, event)
         if count or gone:
             cancelled = f", {gone} waiting cancelled" if gone else ""
             self._say(f"unregistered from {event}{cancelled}: {url}")
@@ -122,8 +124,7 @@ class Exposee:
         if not self._pings.acquire(blocking=False):
             raise Problem(503, f"{MAX_PINGS} pings wait for their outcomes already", {"Retry-After": "1"})
         try:
-            with refusals():
-                deliveries = self._dispatcher.on_demand.ping()
+            deliveries = self._dispatcher.on_demand.ping()
             self._dispatcher.history.wait(deliveries, PING_SECONDS)
         finally:
             self._pings.release()
@@ -143,8 +144,7 @@ class Exposee:
         sent = body_of(event, strict_json.member(request.body or b"", "data"))
         if len(sent) > MAX_BODY:
             raise Problem(413, f"the deliveries would have bodies over {MAX_BODY:,} bytes")
-        with refusals():
-            message = self._dispatcher.trigger(event, sent, key)
+        message = self._dispatcher.trigger(event, sent, key)
         deliveries = [delivery for delivery in message.deliveries if delivery is not None]
         count, seconds = len(message.deliveries), preferred_wait(request)
         if seconds is not None and len(deliveries) == count and self._wait(deliveries, seconds):
@@ -205,16 +205,14 @@ class Exposee:
     def redeliver(self, request: Request) -> Answer:
         self._rules.owner_only(request)
         delivery = self._find(request)
-        with refusals():
-            self._dispatcher.on_demand.redeliver(delivery)
+        self._dispatcher.on_demand.redeliver(delivery)
         body = {"message": f"one more attempt of {delivery.id} queued", "id": delivery.id}
         return Answer(202, body, {"Location": f"/deliveries/{delivery.id}"})
 
     def recover(self, request: Request) -> Answer:
         self._rules.owner_only(request)
         matches = recovery(members(request, "state", "url", "since"))
-        with refusals():
-            count = self._dispatcher.on_demand.recover(matches)
+        count = self._dispatcher.on_demand.recover(matches)
         return Answer(202, {"message": f"{count} deliveries will be attempted once more", "deliveries": count})
 
     def stream(self, request: Request) -> Answer:
@@ -272,7 +270,7 @@ class Exposee:
 
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """What the disk or the dispatcher refuses becomes a Problem."""
+    """What the disk or the dispatcher refuses a handler becomes a Problem."""
     try:
         yield
     except (StoreError, Full) as error:
