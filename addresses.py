@@ -1,4 +1,4 @@
-"""What a URL must be, and which destinations are private: no stranger reaches through the exposee what only it can reach.
+"""What a URL must be, and which destinations are private: strangers must not reach what only the exposee can reach.
 
 The attack is called server-side request forgery: a stranger registers http://192.168.1.1/ or the cloud's metadata
 address as a webhook, and the exposee sends requests there from inside its network. A name resolves to any address, and

@@ -37,8 +37,8 @@ SEEN = 10_000  # webhook-ids to remember; a sender's retries come within three d
 def handle(event: str, data: Any) -> None:
     """Your code goes here: it is called once for each new message, with a secret after its signature is verified.
 
-    One call at a time. An exception is printed and answers 500 (server.py), so that the message is sent again. An exposee
-    waits 10 s for the answer: leave what takes longer to a thread of yours.
+    One call at a time. An exception is printed and answers 500, so that the message is sent again. An exposee waits
+    10 s for the answer: leave what takes longer to a thread of yours.
     """
 
 
@@ -63,7 +63,7 @@ class Receiver:
         self.routes: Routes = {PATH: {"POST": inbox.recording(self.receive)}, **inbox.routes}
 
     def receive(self, request: Request, entry: Entry) -> Answer:
-        """Verify, print, handle, answer. What is found out on the way is noted in `entry`, and printed with the payload."""
+        """Verify, print, handle, answer. What is found out is noted in `entry`, and printed with the payload."""
         self._verify(request, entry)  # before anything reads the body
         payload = request.json()
         event = payload.get("event") if isinstance(payload, dict) else None
@@ -143,7 +143,7 @@ def parser() -> argparse.ArgumentParser:
     add("--secret", type=options.credential("WEBHOOK_SECRET"), default=os.environ.get("WEBHOOK_SECRET"), help=hidden)
     mine = "for --ping-back: our URL as it was registered, or WEBHOOK_URL"
     add("--url", type=options.webhook_url, default=os.environ.get("WEBHOOK_URL") or None, help=mine)
-    theirs, confirm = os.environ.get("EXPOSEE_URL", ""), "confirm each ping at this exposee, or at EXPOSEE_URL; needs --url"
+    theirs, confirm = os.environ.get("EXPOSEE_URL", ""), "confirm each ping at this exposee or EXPOSEE_URL; needs --url"
     add("--ping-back", type=options.exposee_url, nargs="?", const=theirs, metavar="EXPOSEE_URL", help=confirm)
     add("--raw", action="store_true", help="print every request and answer")
     add("--new-secret", action="store_true", help="print a new secret and end")

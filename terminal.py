@@ -41,9 +41,10 @@ BATCH, PAUSE = 100, 0.05  # items printed at once, and the seconds after that: a
 COLOURS = {"> ": "\033[36m%s\033[0m", "< ": "\033[33m%s\033[0m"}
 
 SECRET = re.compile(
-    rb'(?s)("(?:old_)?secret"\s*:[\s\[]*")(?:[^"\\]|\\.)*|whsec(?:_|%5[Ff])[A-Za-z0-9+/=_%\\-]*'
+    rb'(?s)("(?:old_)?secret"\s*:[\s\[]*")(?:[^"\\]|\\.)*|whsec(?:_|%5[Ff])[A-Za-z0-9+/=_%-]*'
     rb"|(?im:^((?:proxy-)?authorization[ \t]*:[ \t]*)[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)"
 )
+ESCAPE = re.compile(rb"(?s)\\(?:u00(?!22|5[Cc])([2-7][0-9A-Fa-f])|(/)|.)")  # JSON's, of visible ASCII but \" and \\
 CHUNK_SIZE = re.compile(rb"\r\n[0-9A-Fa-f]+(?:[ \t;][^\r\n]*)?\r\n")
 
 Line = tuple[str, str]  # what stands before the text ("> ", "< " or nothing), and the text
@@ -102,8 +103,10 @@ def fail(problem: object, code: int) -> int:
 
 
 def masked(data: bytes) -> bytes:
-    """`data` with the values of secrets and Authorization fields replaced by ***."""
-    return SECRET.sub(lambda match: (match[1] or match[2] or b"") + b"***", data)
+    """`data` with the values of secrets and Authorization fields replaced by ***, escaped as JSON may or not."""
+    plain = ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()) if match[1] else match[2] or match[0], data)
+    hidden = SECRET.sub(lambda match: (match[1] or match[2] or b"") + b"***", plain)
+    return data if hidden == plain else hidden
 
 
 def transcript(mark: str, data: bytes, length: int | None = None) -> list[Line]:

@@ -126,14 +126,22 @@ def test_secrets_and_nothing_else_are_masked(data: bytes, shown: bytes) -> None:
 @pytest.mark.parametrize(
     "body",
     [
+        b'{"s\\u0065cret": "s3same", "url": "u"}',
+        b'{"\\u0073\\u0065\\u0063\\u0072\\u0065\\u0074" : "s3same"}',
         b'{"secret": "\\u0073\\u0033same"}',
         b'{"secret": ["s3same"]}',
         b'{"secret": "a\\\ns3same"}',
+        b'{"other": "\\u0077hsec_s3same"}',
+        b'{"other": "whsec\\u005fs3same"}',
+        b'{"other": "whsec\\u005Fs3same"}',
         b'{"other": "whsec_a\\/s3same"}',
         b'{"other": "whsec_a\\u002fs3same\\u003d"}',
         b'{"other": "whsec_a\\u002Bs3same',
+        b'{"s\\u0065cret": "s3same',
         b"secret=whsec_a%2Bs3same%3D&a=b",
         b"secret=whsec%5fs3same",
+        b'{"broken: "s\\u0065cret": "s3same"',
+        b'[1, "\\u0022", {"s\\u0065cret": "\\"s3same"}]',
     ],
 )
 def test_a_secret_in_escapes_is_masked(body: bytes) -> None:
