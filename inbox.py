@@ -38,7 +38,7 @@ class Entry:
     status: int | None = None  # None when the URL asked for something that is no answer, such as respond=hang
 
     def __init__(self, request: Request, time: float) -> None:
-        self.notes: list[str] = []  # why it is not verified, or why it was refused; a line each
+        self.notes: list[str] = []  # what was found out, or why it was refused; a line each
         self._time = datetime.fromtimestamp(time, timezone.utc)
         self._received, self._received_size = request.received[:SHOWN_MESSAGE], request.size
         body = request.body or b""
