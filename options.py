@@ -38,13 +38,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {printable(message)}; see --help\n")
 
 
-def matching(pattern: str, mistake: str, convert: Callable[[str], T]) -> Callable[[str], T]:
-    """A type for text that matches the whole pattern. The mistake is a sentence, with the text in place of `{!r}`."""
+def checked(
+    pattern: str, mistake: str, convert: Callable[[str], T], allowed: Callable[[T], bool] = lambda value: True
+) -> Callable[[str], T]:
+    """A type for text that matches the whole pattern and is allowed once converted; {!r} in a mistake is that text."""
 
     def check(text: str) -> T:
         with contextlib.suppress(ValueError):
-            if re.fullmatch(pattern, text):
-                return convert(text)
+            if re.fullmatch(pattern, text) and allowed(value := convert(text)):
+                return value
         raise argparse.ArgumentTypeError(mistake.format(text))
 
     return check
@@ -52,50 +54,31 @@ def matching(pattern: str, mistake: str, convert: Callable[[str], T]) -> Callabl
 
 def web_url(example: str, variable: str = "", query: bool = True) -> Callable[[str], str]:
     """An http or https URL such as `example`; it may come from an environment variable, and is never shown."""
-    no = "credentials or fragment" if query else "credentials, query or fragment"
-    here = f" (here or in {variable})" if variable else ""
-    rule = f"an absolute http or https URL in visible ASCII, without {no}, such as {example}"
-
-    def check(text: str) -> str:
-        if url_problem(text) or ("?" in text and not query):
-            raise argparse.ArgumentTypeError(f"the value{here} is not {rule}")
-        return text
-
-    return check
+    here, no = f" (here or in {variable})" if variable else "", "credentials" if query else "credentials, query"
+    rule = f"an absolute http or https URL in visible ASCII, without {no} or fragment, such as {example}"
+    return checked("(?s).*" if query else "[^?]*", f"the value{here} is not {rule}", str, lambda url: not url_problem(url))
 
 
 def credential(variable: str) -> Callable[[str], str]:
     """A secret or a token in visible ASCII, never shown; it may come from an environment variable."""
     problem = "is empty, has a blank at an end, or characters that are not visible ASCII"
     advice = "to have none, leave it out or unset the variable"
-    return matching("[!-~](?:[ -~]*[!-~])?", f"the value (here or in {variable}) {problem}; {advice}", str)
+    return checked("[!-~](?:[ -~]*[!-~])?", f"the value (here or in {variable}) {problem}; {advice}", str)
 
 
+NO_PORT = "{!r} is not a port, expected a number from 0 to 65535"  # 0 is any that is free
+NO_EVENT = "{!r} is no event type, expected letters, digits, _ . - (and not ping, which is what GET /ping sends)"
 exposee_url, webhook_url = web_url(EXPOSEE, "EXPOSEE_URL", query=False), web_url(WEBHOOK, "WEBHOOK_URL")
-port_number = matching(  # 0: any that is free
-    "[0-9]{1,5}", "{!r} is not a port, expected a number from 0 to 65535", lambda text: range(65_536).index(int(text))
-)
-thread_count = matching("[1-9]|[1-5][0-9]|6[0-4]", "{!r} is not a number from 1 to 64", int)
-host_name = matching("[!-~]+", "{!r} is no host, expected a name or an address such as 127.0.0.1", str)  # "" is all
-store_path = matching(r"(?s)(?!.*\.secrets\.json\Z).*[^/\\]\.json", "{!r} is not a name like webhooks.json", Path)
-event_name = matching(
-    r"(?!ping\Z)[A-Za-z0-9_.-]{1,100}",
-    "{!r} is no event type, expected letters, digits, _ . - (and not ping, which is what GET /ping sends)",
-    str,
-)
+port_number = checked("[0-9]{1,5}", NO_PORT, int, lambda port: port < 65_536)
+thread_count = checked("[0-9]{1,2}", "{!r} is not a number from 1 to 64", int, lambda count: 0 < count <= 64)
+seconds = checked("[0-9.]+", "{!r} is not a number of seconds up to a day", float, lambda value: 0 < value <= 86_400)
+host_name = checked("[!-~]+", "{!r} is no host, expected a name or an address such as 127.0.0.1", str)  # "" is all
+store_path = checked(r"(?s)(?!.*\.secrets\.json\Z).*[^/\\]\.json", "{!r} is not a name like webhooks.json", Path)
+event_name = checked(r"(?!ping\Z)[A-Za-z0-9_.-]{1,100}", NO_EVENT, str)
 
 
 def event_names(text: str) -> tuple[str, ...]:
     return tuple(event_name(name.strip()) for name in text.split(","))
-
-
-def seconds(text: str) -> float:
-    try:
-        if 0 < float(text) <= 86_400:
-            return float(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds up to a day")
 
 
 def schedule(text: str) -> tuple[float, ...]:
