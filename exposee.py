@@ -64,8 +64,7 @@ class Exposee:
     def __init__(
         self, store: WebhookStore, dispatcher: Dispatcher, rules: Rules, say: Callable[[str], None] = lambda line: None
     ) -> None:
-        self._store, self._dispatcher, self._rules = store, dispatcher, rules
-        self._say: Callable[[str], None] = lambda line: say(brief(line))  # it has what strangers have chosen
+        self._store, self._dispatcher, self._rules, self._say = store, dispatcher, rules, say
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
         self._pings = threading.BoundedSemaphore(MAX_PINGS)
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
@@ -102,7 +101,7 @@ class Exposee:
         self._store.register(url, events, secret, permit(request, secret, old_secret))
         self._dispatcher.registered(url)
         signed = ", signed" if self._store.secrets(url) else ""
-        self._say(f"registered for {', '.join(events)}{signed}: {url}")
+        self._say(f"registered for {brief(', '.join(events))}{signed}: {brief(url)}")
         return Answer(200, {"message": f"Webhook registered for: {', '.join(events)}"})
 
     def unregister(self, request: Request) -> Answer:
@@ -114,7 +113,7 @@ class Exposee:
             gone = self._dispatcher.cancel(url, event)
         if count or gone:
             cancelled = f", {gone} waiting cancelled" if gone else ""
-            self._say(f"unregistered from {event}{cancelled}: {url}")
+            self._say(f"unregistered from {brief(event)}{cancelled}: {brief(url)}")
         if not count:
             raise Problem(404, "0 webhook(s) unregistered")
         return Answer(200, {"message": f"{count} webhook(s) unregistered"})
@@ -163,7 +162,7 @@ class Exposee:
             self._dispatcher.on_demand.confirm_ping(url)
         except NotPossible as error:
             raise Problem(409, self._rules.reason(request, url, str(error))) from None
-        self._say(f"ping confirmed: {url}")
+        self._say(f"ping confirmed: {brief(url)}")
         return Answer(200, {"event": PING, "data": PING_DATA})
 
     # For everyone as well

@@ -8,11 +8,13 @@ close. Connections and threads are server.py's business. Left out on purpose: co
 from __future__ import annotations
 
 import email.utils
+import functools
 import http
 import io
 import json
 import re
 import socket
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -126,7 +128,7 @@ class Answer:
 
     def encoded(self, head_only: bool = False, close: bool = False) -> bytes:
         """The status line, the header fields and the body, but for a stream's."""
-        headers = {"Date": email.utils.formatdate(usegmt=True)}
+        headers = {"Date": _date(int(time.time()))}
         if self.status not in (204, 304) and self.stream is None:  # RFC 9110, 8.6: no length with a 204
             headers["Content-Length"] = str(len(self.body))
         if self.body or self.stream:
@@ -147,6 +149,11 @@ class Answer:
 
 
 _to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each call
+
+
+@functools.lru_cache(1)
+def _date(second: int) -> str:
+    return email.utils.formatdate(second, usegmt=True)
 
 
 class RequestReader:
