@@ -1,4 +1,4 @@
-"""Which destinations are private: this keeps a stranger from reaching through the exposee what only it can reach.
+"""What a URL must be, and which destinations are private: strangers must not reach what only the exposee can reach.
 
 The attack is called server-side request forgery: a stranger registers http://192.168.1.1/ or the cloud's metadata
 address as a webhook, and the exposee sends requests there from inside its network. A name resolves to any address, and
@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import re
 import socket
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from strict_json import shown
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 KINDS = ("public", "private", "loopback", "metadata", "link-local")  # from the most to the least open
@@ -26,6 +29,10 @@ SPECIAL = {  # our own, as `ipaddress.is_global` differs between versions (CVE-2
 }
 NETWORKS = [(ipaddress.ip_network(network), kind) for kind, text in SPECIAL.items() for network in text.split()]
 LOCAL_SUFFIXES = (".local", ".test", ".internal", ".lan", ".home.arpa")
+MAX_URL = 2_048  # characters; what browsers and proxies take
+URL = re.compile(r"https?://(\[[0-9a-f]*:[0-9a-f:.]*(?<!\.)\]|[a-z0-9_.-]+)(?::(\d{0,5}))?(?:[/?].*)?", re.IGNORECASE)
+LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # RFC 1123, 2.1; and _, which some networks use
+NAME = re.compile(rf"(?:{LABEL}\.)*(?!(?:\d+|0x[0-9a-f]*)$){LABEL}", re.IGNORECASE)  # it does not end in a number
 HINT = "; the owner can start the exposee with --allow-private"
 
 
@@ -91,3 +98,22 @@ def spelled(host: str) -> str:
     if host == "localhost" or host.endswith(".localhost"):
         return "loopback"
     return "private" if "." not in host or host.endswith(LOCAL_SUFFIXES) else "public"
+
+
+def url_problem(value: Any) -> str | None:
+    """What is wrong with a URL that requests are to be sent to; None if nothing is."""
+    if not isinstance(value, str) or not re.match("https?://", value, re.IGNORECASE):
+        return f"url is {shown(value)}, expected an absolute http or https URL"
+    if len(value) > MAX_URL:
+        return f"url has {len(value):,} characters, expected {MAX_URL:,} at most"
+    if re.search(r"[^\x21-\x7e]", value):
+        return f"url is {shown(value)}, expected visible ASCII only: percent-encode the rest, and use xn-- for hosts"
+    if "#" in value:
+        return "url has a fragment, which is never sent, expected none"
+    if "@" in re.split("[/?]", value)[2]:
+        return "url has credentials, expected none: use a secret"
+    match = URL.fullmatch(value)
+    host = match[1].strip("[]").removesuffix(".") if match else ""
+    if match and (NAME.fullmatch(host) or literal(host)) and len(host) <= 253 and 0 < int(match[2] or 80) < 65_536:
+        return None
+    return f"url is {shown(value)}, expected a valid host and a port from 1 to 65535"

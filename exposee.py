@@ -26,13 +26,13 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import options
 import strict_json
-from addresses import Guard
+from addresses import Guard, url_problem
 from callers import is_delivery, is_local
 from delivery import Dispatcher
 from durable import StoreError
@@ -41,21 +41,10 @@ from keys import Reused
 from messages import DELIVERED, PING, PING_DATA, STATES, Delivery, Full, NotPossible, body_of, new_message_id
 from ondemand import OnDemand
 from retries import RETRY_SCHEDULE
-from rules import (
-    Rules,
-    check_secret,
-    check_url,
-    idempotency_key,
-    members,
-    permit,
-    preferred_wait,
-    recovery,
-    shown,
-    text,
-    url_problem,
-)
+from rules import Rules, check_secret, check_url, idempotency_key, members, permit, preferred_wait, recovery, text
 from server import Routes, Server, page, stay_on_one_core, stop_on_signals
 from store import WebhookStore
+from strict_json import shown
 from terminal import brief
 from wire import MAX_BODY, Answer, Problem, Request
 
@@ -81,7 +70,7 @@ class Exposee:
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
         self._pings = threading.BoundedSemaphore(MAX_PINGS)
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
-        self.routes: Routes = {
+        routes: Routes = {
             "/": {"GET": self.page},
             "/webhooks/register": {"POST": self.register},
             "/webhooks/unregister": {"DELETE": self.unregister},
@@ -97,6 +86,10 @@ class Exposee:
             "/deliveries/{id}": {"GET": self.delivery},
             "/deliveries/{id}/attempts": {"POST": self.redeliver},
         }
+        self.routes: Routes = {
+            path: {method: handler and refusals()(handler) for method, handler in methods.items()}
+            for path, methods in routes.items()
+        }
 
     # The five endpoints of the exercise: for everyone
 
@@ -107,8 +100,7 @@ class Exposee:
         events = self._rules.check_event_types(body.get("event_types"))
         self._rules.check_destination(request, url)
         self._dispatcher.registered(url)  # before, so that a 410 that came earlier does not undo what is stored now
-        with refusals():
-            self._store.register(url, events, secret, permit(request, secret, old_secret))
+        self._store.register(url, events, secret, permit(request, secret, old_secret))
         self._dispatcher.registered(url)
         signed = ", signed" if self._store.secrets(url) else ""
         self._say(f"registered for {brief(', '.join(events))}{signed}: {brief(url)}")
@@ -118,10 +110,9 @@ class Exposee:
         body = members(request, "url", "event", "secret")
         url, event, secret = text(body, "url"), text(body, "event"), check_secret(body.get("secret"))
         gone = 0
-        with refusals():
-            count = self._store.unregister(url, event, permit(request, secret))
-            if count or is_local(request):  # the owner may give up what waits for a webhook that is gone
-                gone = self._dispatcher.cancel(url, event)
+        count = self._store.unregister(url, event, permit(request, secret))
+        if count or is_local(request):  # the owner may give up what waits for a webhook that is gone
+            gone = self._dispatcher.cancel(url, event)
         if count or gone:
             cancelled = f", {gone} waiting cancelled" if gone else ""
             self._say(f"unregistered from {brief(event)}{cancelled}: {brief(url)}")
@@ -134,8 +125,7 @@ class Exposee:
         if not self._pings.acquire(blocking=False):
             raise Problem(503, f"{MAX_PINGS} pings wait for their outcomes already", {"Retry-After": "1"})
         try:
-            with refusals():
-                deliveries = self._on_demand.ping()
+            deliveries = self._on_demand.ping()
             self._dispatcher.history.wait(deliveries, PING_SECONDS)
         finally:
             self._pings.release()
@@ -155,8 +145,7 @@ class Exposee:
         sent = body_of(event, strict_json.member(request.body or b"", "data"))
         if len(sent) > MAX_BODY:
             raise Problem(413, f"the deliveries would have bodies over {MAX_BODY:,} bytes")
-        with refusals():
-            message = self._dispatcher.trigger(event, sent, key)
+        message = self._dispatcher.trigger(event, sent, key)
         deliveries = [delivery for delivery in message.deliveries if delivery is not None]
         count, seconds = message.count, preferred_wait(request)
         if seconds is not None and len(deliveries) == count and self._wait(deliveries, seconds):
@@ -217,42 +206,35 @@ class Exposee:
     def redeliver(self, request: Request) -> Answer:
         self._rules.owner_only(request)
         delivery = self._find(request)
-        with refusals():
-            self._on_demand.redeliver(delivery)
+        self._on_demand.redeliver(delivery)
         body = {"message": f"one more attempt of {delivery.id} queued", "id": delivery.id}
         return Answer(202, body, {"Location": f"/deliveries/{delivery.id}"})
 
     def recover(self, request: Request) -> Answer:
         self._rules.owner_only(request)
         matches = recovery(members(request, "state", "url", "since"))
-        with refusals():
-            count = self._on_demand.recover(matches)
+        count = self._on_demand.recover(matches)
         return Answer(202, {"message": f"{count} deliveries will be attempted once more", "deliveries": count})
 
     def stream(self, request: Request) -> Answer:
         self._rules.owner_only(request)
-        changes = self._changes()
-        next(changes)  # to its first yield: a refusal is an answer, and from now on its `finally` will run
-        return Answer(200, changes, {"Cache-Control": "no-store"}, "text/event-stream")
-
-    def _changes(self) -> Generator[bytes, None, None]:
-        """Server-sent events, one for each delivery that has changed, after an empty piece."""
         if not self._streams.acquire(blocking=False):
             raise Problem(503, f"{MAX_STREAMS} streams are open, which is the limit", {"Retry-After": "5"})
-        version = self._dispatcher.history.version
-        try:
-            yield b""
-            yield b"retry: 1000\n\n"  # milliseconds until a browser comes back after a dropped connection
-            while True:
-                changes = self._dispatcher.history.changes(version, STREAM_BATCH, STREAM_BEAT)
-                if changes is None:
-                    return
-                version, deliveries = changes
-                changed = [json.dumps(delivery.to_json()) for delivery in deliveries]
-                yield "".join(f"event: delivery\ndata: {text}\n\n" for text in changed).encode() or b": nothing new\n\n"
-                time.sleep(STREAM_PAUSE)
-        finally:
-            self._streams.release()
+        events = self._events(self._dispatcher.history.version)
+        no_store = {"Cache-Control": "no-store"}
+        return Answer(200, events, no_store, "text/event-stream", after=lambda sent: self._streams.release())
+
+    def _events(self, version: int) -> Iterator[bytes]:
+        """Server-sent events, one for each delivery that has changed since this version of the history."""
+        yield b"retry: 1000\n\n"  # milliseconds until a browser comes back after a dropped connection
+        while True:
+            changes = self._dispatcher.history.changes(version, STREAM_BATCH, STREAM_BEAT)
+            if changes is None:
+                return
+            version, deliveries = changes
+            changed = [json.dumps(delivery.to_json()) for delivery in deliveries]
+            yield "".join(f"event: delivery\ndata: {text}\n\n" for text in changed).encode() or b": nothing new\n\n"
+            time.sleep(STREAM_PAUSE)
 
     # What the handlers share
 
@@ -289,7 +271,7 @@ class Exposee:
 
 @contextlib.contextmanager
 def refusals() -> Iterator[None]:
-    """What the disk or the dispatcher refuses becomes a Problem."""
+    """What the disk or the dispatcher refuses a handler becomes a Problem."""
     try:
         yield
     except (StoreError, Full) as error:
@@ -340,8 +322,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: contextlib.ExitStack) -> Server:
     """A server that is ready to run; `ending` stops and closes what it needs."""
-    guard, transcript = Guard(chosen.allow_private), printer if chosen.raw else None
-    server = Server((chosen.host, chosen.port), {}, transcript, printer.log)  # before any file is touched
+    guard, show = Guard(chosen.allow_private), printer.show if chosen.raw else None
+    server = Server((chosen.host, chosen.port), {}, show, printer.log)  # before any file is touched
     ending.callback(server.server_close)
     stop_on_signals(server)  # before anybody is told that it runs
     store = WebhookStore(chosen.store, url_problem, log=printer.log)
@@ -356,13 +338,14 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
         timeout=chosen.timeout,
         workers=chosen.workers,
         log=printer.log,
-        show=printer.show if chosen.raw else None,
+        show=show,
     )
     rules = Rules(chosen.event_types, guard, chosen.token or "")
     server.set_routes(Exposee(store, dispatcher, rules, printer.log).routes)
     stay_on_one_core()
     printer.say(f"Exposee on {server.url}, Ctrl-C stops it")
-    printer.say(f"{chosen.store}: {contents(store)}, {waiting(dispatcher.counts()['waiting'])}")
+    stored = f"{store.count()} webhook(s) of {len(store.urls())} URL(s)"
+    printer.say(f"{chosen.store}: {stored}, {waiting(dispatcher.counts()['waiting'])}")
     if chosen.token:
         printer.say("callers that look local need no token; behind nginx they all do, until it has README's two lines")
     for warning in warnings(store, journal, dispatcher, chosen.event_types):
@@ -377,11 +360,6 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
 
     ending.push(stop)
     return server
-
-
-def contents(store: WebhookStore) -> str:
-    webhooks, urls = store.count(), len(store.urls())
-    return f"{webhooks} webhook{'s' * (webhooks != 1)} of {urls} URL{'s' * (urls != 1)}"
 
 
 def waiting(count: int) -> str:

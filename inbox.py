@@ -19,7 +19,7 @@ from typing import Any
 
 import strict_json
 from callers import is_local
-from server import Explained, Handler, Routes, page
+from server import Handler, Routes, as_problem, page
 from terminal import SHOWN_MESSAGE, masked, printable, transcript
 from wire import Answer, Problem, Request
 
@@ -38,7 +38,7 @@ class Entry:
     status: int | None = None  # None when the URL asked for something that is no answer, such as respond=hang
 
     def __init__(self, request: Request, time: float) -> None:
-        self.notes: list[str] = []  # why it is not verified, or why it was refused; a line each
+        self.notes: list[str] = []  # what was found out, or why it was refused; a line each
         self._time = datetime.fromtimestamp(time, timezone.utc)
         self._received, self._received_size = request.received[:SHOWN_MESSAGE], request.size
         body = request.body or b""
@@ -87,10 +87,10 @@ class Inbox:
             entry = Entry(request, self._clock())
             try:
                 answer = receive(request, entry)
-            except Exception as error:
-                if isinstance(error, Problem) and not isinstance(error, Explained):
-                    entry.notes.append(error.detail)
-                self._keep(entry, error.status if isinstance(error, Problem) else 500)
+            except (Exception, SystemExit) as error:
+                problem = as_problem(error)
+                entry.notes += problem.notes or [problem.detail]
+                self._keep(entry, problem.status)
                 raise
             self._keep(entry, None if answer.takeover else answer.status)
             return answer

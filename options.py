@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ipaddress
 import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from addresses import url_problem
 from terminal import printable, say
 
 T = TypeVar("T")
@@ -38,13 +38,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {printable(message)}; see --help\n")
 
 
-def matching(pattern: str, mistake: str, convert: Callable[[str], T]) -> Callable[[str], T]:
-    """A type for text that matches the whole pattern. The mistake is a sentence, with the text in place of `{!r}`."""
+def checked(
+    pattern: str, mistake: str, convert: Callable[[str], T], allowed: Callable[[T], bool] = lambda value: True
+) -> Callable[[str], T]:
+    """A type for text that matches the whole pattern and is allowed once converted; {!r} in a mistake is that text."""
 
     def check(text: str) -> T:
         with contextlib.suppress(ValueError):
-            if re.fullmatch(pattern, text):
-                return convert(text)
+            if re.fullmatch(pattern, text) and allowed(value := convert(text)):
+                return value
         raise argparse.ArgumentTypeError(mistake.format(text))
 
     return check
@@ -52,53 +54,31 @@ def matching(pattern: str, mistake: str, convert: Callable[[str], T]) -> Callabl
 
 def web_url(example: str, variable: str = "", query: bool = True) -> Callable[[str], str]:
     """An http or https URL such as `example`; it may come from an environment variable, and is never shown."""
-    path, no = ("[/?][^#]*", "credentials or fragment") if query else ("/[^#?]*", "credentials, query or fragment")
-    host = rf"(?:{LABEL}\.)*{LABEL}\.?|\[[\da-f:.]+\]"
-    pattern = rf"(?ai)(?=[!-~]*\Z)https?://(?:{host})(?::0*(?!0){PORT})?(?:{path})?"
-    here = f" (here or in {variable})" if variable else ""
-    rule = f"an absolute http or https URL in visible ASCII, without {no}, such as {example}"
-    return matching(pattern, f"the value{here} is not {rule}", _with_address)
-
-
-def _with_address(url: str) -> str:
-    """A URL, whose host in brackets has to be an IPv6 address: ValueError if it is none."""
-    if match := re.match(r"[^/]*//\[(.*?)\]", url):
-        ipaddress.IPv6Address(match[1])
-    return url
+    here, no = f" (here or in {variable})" if variable else "", "credentials" if query else "credentials, query"
+    rule = f"an absolute http or https URL in visible ASCII, without {no} or fragment, such as {example}"
+    return checked("(?s).*" if query else "[^?]*", f"the value{here} is not {rule}", str, lambda url: not url_problem(url))
 
 
 def credential(variable: str) -> Callable[[str], str]:
     """A secret or a token in visible ASCII, never shown; it may come from an environment variable."""
     problem = "is empty, has a blank at an end, or characters that are not visible ASCII"
     advice = "to have none, leave it out or unset the variable"
-    return matching("[!-~](?:[ -~]*[!-~])?", f"the value (here or in {variable}) {problem}; {advice}", str)
+    return checked("[!-~](?:[ -~]*[!-~])?", f"the value (here or in {variable}) {problem}; {advice}", str)
 
 
-LABEL = r"\w(?:[\w-]{0,61}\w)?"  # of a host's name (RFC 1123, 2.1); urllib raises for a longer one, or an empty one
-PORT = "(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"  # up to 65535
+NO_PORT = "{!r} is not a port, expected a number from 0 to 65535"  # 0 is any that is free
+NO_EVENT = "{!r} is no event type, expected letters, digits, _ . - (and not ping, which is what GET /ping sends)"
 exposee_url, webhook_url = web_url(EXPOSEE, "EXPOSEE_URL", query=False), web_url(WEBHOOK, "WEBHOOK_URL")
-port_number = matching(PORT, "{!r} is not a port, expected a number from 0 to 65535", int)  # 0: any that is free
-thread_count = matching("[1-9]|[1-5][0-9]|6[0-4]", "{!r} is not a number from 1 to 64", int)
-host_name = matching("[!-~]+", "{!r} is no host, expected a name or an address such as 127.0.0.1", str)  # "" is all
-store_path = matching(r"(?s)(?!.*\.secrets\.json\Z).*[^/\\]\.json", "{!r} is not a name like webhooks.json", Path)
-event_name = matching(
-    r"(?!ping\Z)[A-Za-z0-9_.-]{1,100}",
-    "{!r} is no event type, expected letters, digits, _ . - (and not ping, which is what GET /ping sends)",
-    str,
-)
+port_number = checked("[0-9]{1,5}", NO_PORT, int, lambda port: port < 65_536)
+thread_count = checked("[0-9]{1,2}", "{!r} is not a number from 1 to 64", int, lambda count: 0 < count <= 64)
+seconds = checked("[0-9.]+", "{!r} is not a number of seconds up to a day", float, lambda value: 0 < value <= 86_400)
+host_name = checked("[!-~]+", "{!r} is no host, expected a name or an address such as 127.0.0.1", str)  # "" is all
+store_path = checked(r"(?s)(?!.*\.secrets\.json\Z).*[^/\\]\.json", "{!r} is not a name like webhooks.json", Path)
+event_name = checked(r"(?!ping\Z)[A-Za-z0-9_.-]{1,100}", NO_EVENT, str)
 
 
 def event_names(text: str) -> tuple[str, ...]:
     return tuple(event_name(name.strip()) for name in text.split(","))
-
-
-def seconds(text: str) -> float:
-    try:
-        if 0 < float(text) <= 86_400:
-            return float(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds up to a day")
 
 
 def schedule(text: str) -> tuple[float, ...]:

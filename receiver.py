@@ -18,17 +18,17 @@ import json
 import os
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import options
+from explaining import failure
 from inbox import Entry, Inbox
 from misbehaving import Misbehaviour
-from register_webhook import new_secret, reason, send
-from server import Explained, Routes, Server, stop_on_signals
-from verifying import key_of, verify
-from wire import Answer, Request
+from register_webhook import send
+from server import Routes, Server, stop_on_signals
+from verifying import key_of, new_secret, verify
+from wire import Answer, Problem, Request
 
 PATH = "/webhook-receiver"
 SEEN = 10_000  # webhook-ids to remember; a sender's retries come within three days
@@ -57,73 +57,64 @@ class Receiver:
     ) -> None:
         self._secret, self._clock, self._confirm, self._say = secret, clock, confirm, say
         self._lock = threading.Lock()  # guards the two below, and lets `handle` be called once at a time
-        self._seen: dict[str, None] = {}  # webhook-ids, oldest first; `_end` removes one, an atomic step, without it
+        self._seen: dict[str, None] = {}  # webhook-ids that were acknowledged, oldest first
         self._misbehaviour = Misbehaviour()
         inbox = Inbox(clock)
         self.routes: Routes = {PATH: {"POST": inbox.recording(self.receive)}, **inbox.routes}
 
     def receive(self, request: Request, entry: Entry) -> Answer:
-        """Verify, print, handle, answer. What the page is to say of the request is noted in `entry`."""
-        verified = self._verify(request, entry)  # before anything reads the body
+        """Verify, print, handle, answer. What is found out is noted in `entry`, and printed with the payload."""
+        self._verify(request, entry)  # before anything reads the body
         payload = request.json()
-        with self._lock:
-            misbehaviour = self._misbehaviour.answer(request)
-        line = f"Received webhook payload: {json.dumps(payload, ensure_ascii=False)}{verified}"
-        asked = [f"  answered as asked: respond={request.query['respond']}"] if misbehaviour else []
-        entry.notes += map(str.strip, asked)
-        answer = misbehaviour or Answer(204)
-        if answer.takeover or not 200 <= answer.status < 300:
-            self._say(line, *asked)
-            return answer
-        message_id = request.headers.get("webhook-id", "")
         event = payload.get("event") if isinstance(payload, dict) else None
+        message_id = request.headers.get("webhook-id", "")
         with self._lock:  # two requests with one webhook-id, even at the same time, are one message
-            new = message_id not in self._seen
-            entry.duplicate = not new
-            self._say(line if new else f"{line} (duplicate: {message_id} was acknowledged before)", *asked)
-            if new and isinstance(event, str):
-                self._handle(event, payload.get("data"), entry)
-            if new and message_id:
-                self._seen[message_id] = None
-                if len(self._seen) > SEEN:
-                    self._seen.pop(list(self._seen)[0], None)  # an iterator would see what `_end` removes
-        answer.after = lambda sent: self._end(sent, message_id if new else "", event)
+            asked = self._misbehaviour.answer(request)
+            answer = asked or Answer(204)
+            acknowledges = not answer.takeover and 200 <= answer.status < 300
+            entry.duplicate = acknowledges and message_id in self._seen
+            if entry.duplicate:
+                entry.notes.append(f"duplicate: {message_id} was acknowledged before")
+            if asked:
+                entry.notes.append(f"answered as asked: respond={request.query['respond']}")
+            notes = "".join(f" ({note})" for note in entry.notes)
+            self._say(f"Received webhook payload: {json.dumps(payload, ensure_ascii=False)}{notes}")
+            if acknowledges and not entry.duplicate:
+                if isinstance(event, str):
+                    handle(event, payload.get("data"))
+                self._remember(message_id)
+        if acknowledges:
+            answer.after = lambda sent: self._end(sent, "" if entry.duplicate else message_id, event)
         return answer
 
-    def _verify(self, request: Request, entry: Entry) -> str:
-        """What is printed of a request's signatures. Problem 401 when one of them is missing or wrong."""
+    def _verify(self, request: Request, entry: Entry) -> None:
+        """Problem 401 when a signature is missing or wrong; the reasons are for the terminal and the page only."""
         if not self._secret:
-            signed = "webhook-signature" in request.headers
-            return " (signed, but there is no --secret here to verify it with)" if signed else ""
-        body = request.body or b""
-        check = verify(self._secret, request.headers, body, self._clock())
-        entry.verified, entry.notes = check
-        if not check.good:
-            line = f"Received webhook payload: {body[: terminal.SHOWN_BODY].decode('utf-8', 'backslashreplace')}"
-            self._say(line, "  refused with 401, because", *(f"    {reason}" for reason in check.reasons))
-            raise Explained(401, "the signature does not verify; the receiver's terminal says why")
-        return f" ({check.reasons[0]})"
+            if "webhook-signature" in request.headers:
+                entry.notes.append("signed, but there is no --secret here to verify it with")
+            return
+        entry.verified, reasons = verify(self._secret, request.headers, request.body or b"", self._clock())
+        if not entry.verified:
+            raise Problem(401, "the signature does not verify; the receiver's terminal says why", notes=reasons)
+        entry.notes += reasons
 
-    def _handle(self, event: str, data: Any, entry: Entry) -> None:
-        try:
-            handle(event, data)
-        except (Exception, SystemExit) as error:
-            at = traceback.extract_tb(error.__traceback__)[-1]
-            why = f"handle raised {error!r} at {os.path.basename(at.filename)}:{at.lineno}"
-            entry.notes.append(why)
-            self._say(f"  answered 500, because {why}")
-            raise Explained(500, "handling the message failed; the receiver's terminal says why") from error
+    def _remember(self, message_id: str) -> None:
+        if message_id:
+            self._seen[message_id] = None
+        if len(self._seen) > SEEN:
+            del self._seen[next(iter(self._seen))]
 
     def _end(self, sent: bool, message_id: str, event: object) -> None:
         """The answer has been sent; or it could not be sent, so the message comes again and counts as new."""
         if not sent:
-            self._seen.pop(message_id, None)
+            with self._lock:
+                self._seen.pop(message_id, None)
         elif event == "ping" and self._confirm:
             self._confirm()
 
 
 def ping_back(
-    exposee: str, url: str, say: Callable[..., None], transcript: terminal.Printer | None = None
+    exposee: str, url: str, say: Callable[..., None], show: Callable[..., None] | None = None
 ) -> Callable[[], None]:
     """A function that has a thread tell the exposee that a ping has arrived at `url`, and returns at once.
 
@@ -134,20 +125,12 @@ def ping_back(
     def work() -> None:
         while pinged.wait():
             pinged.clear()
-            status, text = send("POST", f"{exposee.rstrip('/')}/webhooks/ping-back", {"url": url}, transcript)
+            status, text = send("POST", f"{exposee.rstrip('/')}/webhooks/ping-back", {"url": url}, show)
             good = 200 <= status < 300
-            say(f"Ping-back Response: {status} {text}" if good else f"Ping-back failed: {reason(status, text)}")
+            say(f"Ping-back Response: {status} {text}" if good else f"Ping-back failed: {failure(status, text)}")
 
     threading.Thread(target=work, name="ping-back", daemon=True).start()
     return pinged.set
-
-
-class NewSecret(argparse.Action):
-    """Print a new secret and end, whatever WEBHOOK_SECRET has."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        terminal.say(new_secret())
-        parser.exit()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -158,43 +141,40 @@ def parser() -> argparse.ArgumentParser:
     add("--port", type=options.port_number, default=8080, help="port to listen on (default: %(default)s)")
     hidden = "whsec_..., to verify signatures, or WEBHOOK_SECRET (hidden from `ps`)"
     add("--secret", type=options.credential("WEBHOOK_SECRET"), default=os.environ.get("WEBHOOK_SECRET"), help=hidden)
-    exposee, ours = os.environ.get("EXPOSEE_URL") or None, os.environ.get("WEBHOOK_URL") or None
-    theirs = "for --ping-back: the exposee's URL, or EXPOSEE_URL"
-    add("--exposee", type=options.exposee_url, default=exposee, metavar="URL", help=theirs)
     mine = "for --ping-back: our URL as it was registered, or WEBHOOK_URL"
-    add("--url", type=options.webhook_url, default=ours, help=mine)
-    confirm = "confirm each ping at the exposee; needs --exposee (or its URL here) and --url"
-    add("--ping-back", type=options.exposee_url, nargs="?", const=True, metavar="EXPOSEE_URL", help=confirm)
+    add("--url", type=options.webhook_url, default=os.environ.get("WEBHOOK_URL") or None, help=mine)
+    theirs, confirm = os.environ.get("EXPOSEE_URL", ""), "confirm each ping at this exposee or EXPOSEE_URL; needs --url"
+    add("--ping-back", type=options.exposee_url, nargs="?", const=theirs, metavar="EXPOSEE_URL", help=confirm)
     add("--raw", action="store_true", help="print every request and answer")
-    add("--new-secret", action=NewSecret, nargs=0, help="print a new secret and end")
+    add("--new-secret", action="store_true", help="print a new secret and end")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a receiver until it is told to stop. 0 then; 2 for what keeps it from starting."""
     chosen = parser().parse_args(argv)
-    exposee = chosen.exposee if chosen.ping_back is True else chosen.ping_back
-    needed = {"--exposee (or EXPOSEE_URL)": exposee, "--url (or WEBHOOK_URL), our URL as it was registered": chosen.url}
-    if chosen.ping_back and not all(needed.values()):
-        missing = " and ".join(name for name, value in needed.items() if not value)
-        return terminal.fail(f"--ping-back needs {missing}", 2)
+    if chosen.new_secret:
+        terminal.say(new_secret())
+        return 0
+    if chosen.ping_back and not chosen.url:
+        return terminal.fail("--ping-back needs --url (or WEBHOOK_URL), our URL as it was registered", 2)
     if chosen.secret and chosen.secret.startswith("whsec_") and not key_of(chosen.secret):
         wrong = "--secret (or WEBHOOK_SECRET) is not whsec_ and base64 of 24 to 64 bytes; make one with --new-secret"
         return terminal.fail(wrong, 2)
     printer = terminal.Printer()  # a slow terminal holds up no delivery
-    transcript = printer if chosen.raw else None
-    confirm = ping_back(exposee, chosen.url, printer.log, transcript) if chosen.ping_back else None
+    show = printer.show if chosen.raw else None
+    confirm = ping_back(chosen.ping_back, chosen.url, printer.log, show) if chosen.ping_back else None
     receiver = Receiver(chosen.secret or "", confirm=confirm, say=printer.log)
     try:
-        server = Server((chosen.host, chosen.port), receiver.routes, transcript, printer.log)
+        server = Server((chosen.host, chosen.port), receiver.routes, show, printer.log)
     except OSError as error:
         return terminal.fail(error, 2)
     stop_on_signals(server)
     printer.say(f"Receiver on {server.url}{PATH}, its page on {server.url}, Ctrl-C stops it")
     printer.say("signatures are verified" if chosen.secret else "no secret: signatures are not verified")
     if chosen.ping_back:
-        printer.say(f"pings to {chosen.url} are confirmed at {exposee}")
-    elif chosen.url or chosen.exposee:
+        printer.say(f"pings to {chosen.url} are confirmed at {chosen.ping_back}")
+    elif chosen.url:
         printer.say("pings are not confirmed: that takes --ping-back")
     server.run()
     printer.close("Stopped")

@@ -16,19 +16,16 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from addresses import Guard, literal, spelled
+from addresses import Guard, spelled, url_problem
 from callers import carries, is_local
 from messages import CANCELLED, FAILED, Delivery, is_secret
+from strict_json import shown
 from wire import Problem, Request
 
 STRANGER_RATE, STRANGER_BURST = 10.0, 50.0  # pings and triggers of all strangers: a second, and in a row
 MAX_EVENT_TYPES = 64  # in one request
-MAX_URL = 2_048  # characters; what browsers and proxies take
 MAX_WAIT = 30.0  # seconds, of Prefer: wait
 ABROAD = ": this exposee is not on your machine; register the public URL of your tunnel with --url"
-URL = re.compile(r"https?://(\[[0-9a-f]*:[0-9a-f:.]*(?<!\.)\]|[a-z0-9_.-]+)(?::(\d{0,5}))?(?:[/?].*)?", re.IGNORECASE)
-LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # RFC 1123, 2.1; and _, which some networks use
-NAME = re.compile(rf"(?:{LABEL}\.)*(?!(?:\d+|0x[0-9a-f]*)$){LABEL}", re.IGNORECASE)  # it does not end in a number
 WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[,;]|$)", re.IGNORECASE)
 KEY = re.compile(r'"([ !#-\[\]-~]{1,255})"|([!#-+\--\[\]-~]{1,255})')
 
@@ -134,31 +131,6 @@ def text(body: dict[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise Problem(422, f"{name} is {shown(value)}, expected a text")
     return value
-
-
-def shown(value: Any) -> str:
-    """A value for an error's detail: as JSON, 80 characters at the most."""
-    line = "missing" if value is None else json.dumps(value)
-    return line if len(line) <= 80 else line[:77] + "..."
-
-
-def url_problem(value: Any) -> str | None:
-    """What is wrong with a webhook's URL; None if nothing is."""
-    if not isinstance(value, str) or not re.match("https?://", value, re.IGNORECASE):
-        return f"url is {shown(value)}, expected an absolute http or https URL"
-    if len(value) > MAX_URL:
-        return f"url has {len(value):,} characters, expected {MAX_URL:,} at most"
-    if re.search(r"[^\x21-\x7e]", value):
-        return f"url is {shown(value)}, expected visible ASCII only: percent-encode the rest, and use xn-- for hosts"
-    if "#" in value:
-        return "url has a fragment, which is never sent, expected none"
-    if "@" in re.split("[/?]", value)[2]:
-        return "url has credentials, expected none: use a secret"
-    match = URL.fullmatch(value)
-    host = match[1].strip("[]").removesuffix(".") if match else ""
-    if match and (NAME.fullmatch(host) or literal(host)) and len(host) <= 253 and 0 < int(match[2] or 80) < 65_536:
-        return None
-    return f"url is {shown(value)}, expected a valid host and a port from 1 to 65535"
 
 
 def check_url(value: Any) -> str:

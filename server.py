@@ -30,7 +30,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from terminal import Printer, brief, say
+from terminal import brief
 from wire import Answer, Problem, Request, RequestReader
 
 MAX_CONNECTIONS = 128  # each is a thread: about 60 KiB
@@ -43,10 +43,6 @@ AROUND_PATH = re.compile(r"^\w+://[^/?]*|\?.*")  # of a request target: these ma
 
 Handler = Callable[[Request], Answer]
 Routes = Mapping[str, Mapping[str, "Handler | None"]]  # path, method, handler; {id} in a path takes one segment
-
-
-class Explained(Problem):
-    """A Problem of which the terminal has been told already."""
 
 
 class _Connection(socket.socket):
@@ -81,7 +77,6 @@ class _Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self._requests = RequestReader(self.rfile, self.connection.sendall)
-        self._title = f"--- {self.client_address[0]} port {self.client_address[1]}"
 
     def handle_one_request(self) -> None:
         """Read a request and answer it; called until `close_connection` is True."""
@@ -101,25 +96,23 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> Answer:
         """The answer to the next request. EOFError when the client hangs up in the middle of it: no one reads one."""
         try:
-            request = self._read()
+            try:
+                request = self._requests.read(self.client_address[0])
+            finally:  # before it is handled, so that what it causes stands below it
+                self._show("asks", "< ", self._requests.received, self._requests.size)
             self.close_connection = request.is_last()
             self.connection.deadline = math.inf
             return self.server.dispatch(request)
         except Problem as problem:
             self.close_connection |= problem.status == 411  # a body may follow nevertheless
-            if not isinstance(problem, Explained):
-                path = AROUND_PATH.sub("", self._requests.target)
-                what = f"{self._requests.method} {path}" if path else "a request"
-                self.server.log(f"{brief(what)}: {problem.status}, {brief(problem.detail)}")
+            path = AROUND_PATH.sub("", self._requests.target)
+            self.server.tell(f"{self._requests.method} {path}" if path else "a request", problem)
             return problem.answer()
 
-    def _read(self) -> Request:
-        try:
-            return self._requests.read(self.client_address[0])
-        finally:
-            if self.server.transcript:  # before it is handled, so that what it causes stands below it
-                received = bytes(self._requests.received)
-                self.server.transcript.show(f"{self._title} asks", ("< ", received, self._requests.size))
+    def _show(self, what: str, mark: str, data: bytes | bytearray, size: int | None = None) -> None:
+        if self.server.show:
+            host, port = self.client_address[:2]
+            self.server.show(f"--- {host} port {port} {what}", (mark, bytes(data), size))
 
     def _send(self, answer: Answer) -> None:
         if answer.takeover:
@@ -127,8 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
             return answer.takeover(self.connection)
         self.close_connection |= self.server.stopping or answer.stream is not None
         data = answer.encoded(self._requests.method == "HEAD", self.close_connection)
-        if self.server.transcript:
-            self.server.transcript.show(f"{self._title} is answered", ("> ", data, None))
+        self._show("is answered", "> ", data)
         self.connection.deadline = time.monotonic() + CLIENT_SECONDS
         self.connection.settimeout(CLIENT_SECONDS)
         self.connection.sendall(data)
@@ -141,8 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
 class Server(socketserver.ThreadingTCPServer):
     """A thread for each connection, MAX_CONNECTIONS at most.
 
-    `transcript` prints the bytes of all requests and answers. `log` gets a line for each Problem that is answered, but
-    for those that are Explained.
+    `show` prints the bytes of all requests and answers, as Printer.show does; `log` prints a line for each Problem, and
+    its notes.
 
     When all are taken, or all file descriptors, the connection that has waited longest for its client makes room for
     the new one: a client that opens connections and says nothing cannot keep others out.
@@ -157,10 +149,10 @@ class Server(socketserver.ThreadingTCPServer):
         self,
         address: tuple[str, int],
         routes: Routes,
-        transcript: Printer | None = None,
-        log: Callable[[str], None] = lambda line: None,
+        show: Callable[..., None] | None = None,
+        log: Callable[..., None] = lambda *lines: None,
     ) -> None:
-        self.transcript, self.log, self.stopping = transcript, log, False
+        self.show, self.log, self.stopping = show, log, False
         self.set_routes(routes)
         self._lock = threading.Lock()  # guards the next one, and every shutdown: a closed descriptor may be reused
         self._open: set[_Connection] = set()
@@ -212,11 +204,12 @@ class Server(socketserver.ThreadingTCPServer):
             raise Problem(405, f"{request.path} takes {allow['Allow']}, not {request.method}{hint}", allow)
         try:
             return methods[request.method](request._replace(parameters=match.groups()) if match.groups() else request)
-        except Problem:
-            raise
-        except Exception as error:  # a bug: the client learns that it is ours, the terminal what it was
-            _report(error, f"answering {request.method} {request.path}")
-            raise Explained(500, "an error on our side; the terminal of the server says more") from error
+        except (Exception, SystemExit) as error:
+            raise as_problem(error) from error
+
+    def tell(self, what: str, problem: Problem) -> None:
+        """Tell the terminal how a request is answered that failed, and why."""
+        self.log(f"{brief(what)}: {problem.status}, {brief(problem.detail)}", *(f"  {note}" for note in problem.notes))
 
     def get_request(self) -> Any:
         """Accept a connection. While there is no file descriptor for it, it stays in the system's queue."""
@@ -238,9 +231,10 @@ class Server(socketserver.ThreadingTCPServer):
         if not busy:
             return super().process_request(request, client_address)
         request.settimeout(0)
-        self.log("a connection: 503, all connections are busy")
+        problem = Problem(503, "all connections are busy", {"Retry-After": "1"})
+        self.tell("a connection", problem)
         with contextlib.suppress(OSError):
-            request.sendall(Problem(503, "all connections are busy", {"Retry-After": "1"}).answer().encoded(close=True))
+            request.sendall(problem.answer().encoded(close=True))
         self.shutdown_request(request)
 
     def _make_room(self) -> bool:
@@ -259,10 +253,10 @@ class Server(socketserver.ThreadingTCPServer):
             super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up or says nothing is no error of ours. Any other exception is reported in one line."""
+        """A client that hangs up or says nothing is no error of ours. Any other exception is told to the terminal."""
         error = sys.exc_info()[1]
         if isinstance(error, Exception) and not isinstance(error, (OSError, EOFError, Problem)):
-            _report(error, f"on the connection of {client_address[0]}")
+            self.tell("a connection", as_problem(error))
 
     def run(self) -> None:
         """Serve until `stopping` is set (a signal handler may do that), then close the connections that wait."""
@@ -277,9 +271,13 @@ class Server(socketserver.ThreadingTCPServer):
                         connection.wake(socket.SHUT_RD)  # an answer on its way still arrives
 
 
-def _report(error: BaseException, where: str) -> None:
+def as_problem(error: BaseException) -> Problem:
+    """What a handler raised; when it is a bug, the client learns that it is ours, and the terminal what it was."""
+    if isinstance(error, Problem):
+        return error
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    say(f"error {where}: {error!r} at {os.path.basename(frame.filename)}:{frame.lineno}", stream=sys.stderr)
+    note = f"{error!r} at {os.path.basename(frame.filename)}:{frame.lineno}"
+    return Problem(500, "an error on our side; the terminal of the server says more", notes=[note])
 
 
 def stop_on_signals(server: Server) -> None:

@@ -55,6 +55,12 @@ def member(data: bytes, name: str) -> bytes:
     raise KeyError(name)
 
 
+def shown(value: Any) -> str:
+    """A value for an error's detail: as JSON, 80 characters at the most."""
+    line = "missing" if value is None else json.dumps(value)
+    return line if len(line) <= 80 else line[:77] + "..."
+
+
 def _number(text: str) -> float | int:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"JSON with the number {text[:40]}, expected one in the range of a double")

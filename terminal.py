@@ -25,7 +25,6 @@ def _stop(*_: object) -> "NoReturn":
 sys.excepthook = lambda kind, *rest: _stop() if kind is KeyboardInterrupt else sys.__excepthook__(kind, *rest)
 
 import contextlib  # noqa: E402
-import functools  # noqa: E402
 import re  # noqa: E402
 import signal  # noqa: E402
 import threading  # noqa: E402
@@ -91,11 +90,6 @@ def brief(text: str) -> str:
     return start if len(text) <= SHOWN_PART >= len(start) else start[: SHOWN_PART - 3] + "..."
 
 
-@functools.lru_cache(1)
-def _time_of_day(second: int) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(second))
-
-
 def say(*lines: str, stream: TextIO | None = None) -> None:
     """Print lines at once, as scripts do; a stream that is closed, full or without a reader is no error."""
     with contextlib.suppress(OSError, ValueError):
@@ -133,6 +127,13 @@ def transcript(mark: str, data: bytes, length: int | None = None) -> list[Line]:
     return [(mark, printable(line.rstrip("\r"))) for line in lines]
 
 
+def show(title: str, *messages: tuple[str, bytes, int | None]) -> None:
+    """Print bytes of HTTP at once, as scripts do; see Printer.show."""
+    printer = Printer()
+    printer.show(title, *messages)
+    printer.close()
+
+
 class Printer:
     """Prints in a thread of its own. `say`, `log` and `show` return at once, whatever the terminal does."""
 
@@ -152,7 +153,7 @@ class Printer:
 
     def log(self, line: str, *details: str) -> None:
         """Print what has happened, with the time of day in front; `details` are indented already."""
-        self.say(f"{_time_of_day(int(time.time()))} {line}", *details)
+        self.say(f"{time.strftime('%H:%M:%S')} {line}", *details)
 
     def show(self, title: str, *messages: tuple[str, bytes, int | None]) -> None:
         """Print bytes of HTTP: a title, then each (mark, first bytes, length in all) as a transcript."""

@@ -10,6 +10,7 @@ import base64
 import hmac
 import json
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -42,6 +43,11 @@ def verify(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> 
     if not bad and standard is None and secret.startswith("whsec_"):
         bad = ["X-Hub-Signature-256 is right, but webhook-signature is missing, and with it the time: a replay?"]
     return Check(not bad, bad or ["signature verified"])
+
+
+def new_secret() -> str:
+    """A secret for Standard Webhooks: 32 random bytes."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def key_of(secret: str) -> bytes | None:

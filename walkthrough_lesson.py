@@ -214,7 +214,7 @@ class Lesson:
         def found(printed: list[str]) -> list[str]:
             block: list[str] = []
             for line in printed[self._printed :]:
-                received = re.match(r"\d\d:\d\d:\d\d Received", line)
+                received = re.match(r"\d\d:\d\d:\d\d ", line)
                 if received or line.startswith("--- "):  # the block before this line is complete
                     if any(text in one for one in block):
                         return block

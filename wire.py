@@ -16,7 +16,7 @@ import re
 import socket
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import strict_json
@@ -45,11 +45,16 @@ CURL_HINT = "add curl's -H 'Content-Type: application/json'"
 
 
 class Problem(Exception):
-    """Raised anywhere in a handler, sent as problem+json (RFC 9457). `detail`: what was wrong, and what was expected."""
+    """Raised anywhere in a handler, sent as problem+json (RFC 9457). `detail`: what was wrong, and what was expected.
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    `notes` are lines that the terminal shows below it, and that are not sent.
+    """
+
+    def __init__(
+        self, status: int, detail: str, headers: Mapping[str, str] | None = None, notes: Sequence[str] = ()
+    ) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.headers = status, detail, dict(headers or {})
+        self.status, self.detail, self.headers, self.notes = status, detail, dict(headers or {}), notes
 
     def answer(self) -> Answer:
         body = {"title": PHRASES[self.status], "status": self.status, "detail": self.detail}
@@ -112,13 +117,8 @@ class Answer:
         after: Callable[[bool], None] | None = None,
         takeover: Callable[[socket.socket], None] | None = None,
     ) -> None:
-        self.status, self.headers, self.type, self.after, self.takeover = (
-            status,
-            dict(headers or {}),
-            type,
-            after,
-            takeover,
-        )
+        self.status, self.headers, self.type = status, dict(headers or {}), type
+        self.after, self.takeover = after, takeover
         self.stream: Any = body if isinstance(body, Iterator) else None
         plain = b"" if body is None or self.stream else body
         self.body: bytes = plain if isinstance(plain, bytes) else _to_json(plain).encode() + b"\n"

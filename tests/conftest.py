@@ -15,7 +15,7 @@ from serving import ROUTES, Watched, serving
 from support import SECONDS, Client, Listener, Pair, Transport, held
 
 import connections
-from rules import url_problem
+from addresses import url_problem
 from store import WebhookStore
 
 

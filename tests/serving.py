@@ -11,7 +11,6 @@ from typing import Any
 from support import PROMPTLY, SECONDS, Client, Response, request
 
 from server import Routes, Server
-from terminal import Printer
 from wire import Answer, Problem, Request
 
 GET = request("GET", "/ok")
@@ -50,9 +49,9 @@ class Watched(Server):
     """A server whose tests know when a connection's thread has come to its end."""
 
     def __init__(
-        self, routes: Routes, transcript: Printer | None = None, log: Callable[[str], None] = lambda line: None
+        self, routes: Routes, show: Callable[..., None] | None = None, log: Callable[..., None] = lambda *lines: None
     ) -> None:
-        super().__init__(("127.0.0.1", 0), routes, transcript, log)
+        super().__init__(("127.0.0.1", 0), routes, show, log)
         self.timeout = PROMPTLY
         self.ended = threading.Semaphore(0)
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -67,9 +66,9 @@ class Watched(Server):
 
 @contextlib.contextmanager
 def serving(
-    routes: Routes, transcript: Printer | None = None, log: Callable[[str], None] = lambda line: None
+    routes: Routes, show: Callable[..., None] | None = None, log: Callable[..., None] = lambda *lines: None
 ) -> Iterator[Watched]:
-    server = Watched(routes, transcript, log)
+    server = Watched(routes, show, log)
     server.thread.start()
     try:
         yield server

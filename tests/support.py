@@ -26,7 +26,7 @@ SECONDS = 10.0  # that anything which must happen may take; nothing waits this l
 
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "tools")]
 
-from addresses import Guard  # noqa: E402
+from addresses import Guard, url_problem  # noqa: E402
 from client import Exchange  # noqa: E402
 from client import exchange as run_exchange  # noqa: E402
 from connections import KEPT_OPEN, NextAddress, Pool, Resolver, Wait  # noqa: E402
@@ -36,7 +36,7 @@ from exposee import EVENT_TYPES, Exposee  # noqa: E402
 from journal import Journal  # noqa: E402
 from messages import DELIVERING, Delivery, Message, body_of  # noqa: E402
 from ondemand import OnDemand  # noqa: E402
-from rules import Rules, url_problem  # noqa: E402
+from rules import Rules  # noqa: E402
 from sender import InFlight  # noqa: E402
 from server import Server  # noqa: E402
 from store import WebhookStore  # noqa: E402
@@ -265,7 +265,7 @@ class Pair:
         self.dispatcher = Dispatcher(self.store, self.journal, guard, **options)
         rules = Rules(front.pop("event_types", EVENT_TYPES), guard, **front)
         self.exposee = Exposee(self.store, self.dispatcher, rules, self.log.append)
-        self.server = Server(("127.0.0.1", 0), self.exposee.routes, log=self.log.append)
+        self.server = Server(("127.0.0.1", 0), self.exposee.routes, log=lambda *lines: self.log.extend(lines))
         self.server.timeout = PROMPTLY
         self.port, self.url = self.server.server_port, self.server.url
         self.dispatcher.start()

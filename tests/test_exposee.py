@@ -467,7 +467,7 @@ def test_deliveries_that_an_unregistration_cancels_are_counted(pair: Pair, liste
 def test_the_first_lines_are_the_url_and_what_the_store_has(tmp_path: Path, listener: Listener) -> None:
     listener.answer = b"HTTP/1.1 503 -\r\nContent-Length: 0\r\n\r\n"
     with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
-        assert program.wait_for("wait") == "webhooks.json: 0 webhooks of 0 URLs, 0 deliveries wait"
+        assert program.wait_for("wait") == "webhooks.json: 0 webhook(s) of 0 URL(s), 0 deliveries wait"
         caller = Caller(program.port)
         for path, *events in (("/a", A, B), ("/b", B)):
             caller.register(listener.url(path), *events)
@@ -476,7 +476,7 @@ def test_the_first_lines_are_the_url_and_what_the_store_has(tmp_path: Path, list
         assert program.stop() == 0
     with Program("exposee.py", "--port", "0", cwd=tmp_path) as program:
         line = program.wait_for("wait")
-        assert program.lines[1] == line == "webhooks.json: 3 webhooks of 2 URLs, 1 delivery waits"
+        assert program.lines[1] == line == "webhooks.json: 3 webhook(s) of 2 URL(s), 1 delivery waits"
         assert program.lines[0].startswith("Exposee on http://")
 
 

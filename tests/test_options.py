@@ -64,7 +64,7 @@ def test_what_is_no_port(text: str) -> None:
     "text",
     [
         "", "localhost:3000", "/path", "ftp://h/", "file:///etc/passwd", "http://", "http:h", "http://[::1", "http://h:99999",
-        "http://h:0", "http://h:", "http://h:٣", "http://bücher.example", "http://h/ü", "http://h/a b", "http://h/\udcff",
+        "http://h:0", "http://h:٣", "http://bücher.example", "http://h/ü", "http://h/a b", "http://h/\udcff",
         "http://h/\n", "http://h\n", "http://h/\x7f", "http://h/#top", "http://h#", "http://u:password@h/", "http://u@h/",
         "http://h\\x/", "http:///h", "http://a b/", " http://h/", "http://[zz]/",
         "http://a..b/", "http://.a/", "http://a../", "http://./", "http://-/", "http://-a/", "http://a-.b/",
@@ -131,7 +131,7 @@ def test_a_url_has_a_port_that_there_is(port: str) -> None:
     assert web_url("http://localhost")(f"http://h:{port}/") == f"http://h:{port}/"
 
 
-@each("port", ["", "0", "000", "65536", "65540", "65600", "66000", "70000", "100000", "-1"])
+@each("port", ["0", "000", "65536", "65540", "65600", "66000", "70000", "100000", "-1"])
 def test_a_url_with_a_port_that_there_is_not_is_refused(port: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
         web_url("http://localhost")(f"http://h:{port}/")

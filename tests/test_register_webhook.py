@@ -231,13 +231,13 @@ def once(data: bytes) -> Behaviour:
         (b"HTTP/1.1 502 Bad\r\nContent-Length: 15\r\n\r\n<html>\r\n\xff</html>"[:-1], "502 <html>\\r\\n"),
         (
             b"HTTP/1.1 302 Found\r\nLocation: https://h/\r\nContent-Length: 0\r\n\r\n",
-            "answered 302, it leads to https://h/; give that URL to --exposee",
+            "302 it leads to https://h/; give that URL to --exposee",
         ),
         (b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n", "302 "),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", "the answer was cut off, 96 bytes are missing"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", "the answer was cut off after 4 bytes"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nhalf", "the answer "),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n" + b"x" * 1_048_577, "the answer is longer than "),
-        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1_048_577, "the answer is longer than "),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n" + b"x" * 1_048_577, "the answer was cut off after 1,048,577 bytes"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1_048_577, "the answer was cut off after 1,048,577 bytes"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "the answer "),
         (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200, "the answer is not HTTP/1.x"),
         (b"HTTP/1.1 200 " + b"x" * 70_000, "the answer is not HTTP/1.x"),
@@ -364,8 +364,8 @@ def test_an_event_that_cannot_be_sent_as_it_is_is_no_traceback(pair: Pair, capsy
 def test_a_redirect_is_not_followed(status: int, listener: Listener, capsys: pytest.CaptureFixture[str]) -> None:
     head = f"HTTP/1.1 {status} Moved\r\nLocation: {listener.url('/elsewhere')}\r\nContent-Length: 0\r\n\r\n"
     listener.answer = head.encode()
-    ran = Ran(capsys, "--exposee", listener.url(""), "--unregister", "--events", "a,b")
-    assert ran.code == 1 and f"answered {status}, it leads to {listener.url('/elsewhere')}" in ran.err
+    ran = Ran(capsys, "--exposee", listener.url(""))
+    assert ran.code == 1 and f"{status} it leads to {listener.url('/elsewhere')};" in ran.err
     assert listener.requests.qsize() == 1
 
 
@@ -385,7 +385,7 @@ def test_an_exposee_that_is_silent_is_given_up(
     monkeypatch.setattr(register_webhook, "SECONDS", 0.2)
     listener.answer = listener.hang
     ran = Ran(capsys, "--exposee", listener.url(""))
-    assert ran.code == 1 and ran.err.startswith("Registration failed: no answer within ")
+    assert ran.code == 1 and ran.err.startswith("Registration failed: no answer in time")
 
 
 def test_a_name_that_there_is_not_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,21 +11,19 @@ import pytest
 from support import each
 from test_callers import asked
 
-from addresses import Guard
+from addresses import MAX_URL, Guard, url_problem
 from messages import is_secret
 from rules import (
-    MAX_URL,
     Allowance,
     Rules,
     check_secret,
     check_url,
     members,
     preferred_wait,
-    shown,
     text,
     unix_time,
-    url_problem,
 )
+from strict_json import shown
 from wire import Problem
 
 
