@@ -141,10 +141,13 @@ def parser() -> argparse.ArgumentParser:
     add("--port", type=options.port_number, default=8080, help="port to listen on (default: %(default)s)")
     hidden = "whsec_..., to verify signatures, or WEBHOOK_SECRET (hidden from `ps`)"
     add("--secret", type=options.credential("WEBHOOK_SECRET"), default=os.environ.get("WEBHOOK_SECRET"), help=hidden)
+    exposee, ours = os.environ.get("EXPOSEE_URL") or None, os.environ.get("WEBHOOK_URL") or None
+    theirs = "for --ping-back: the exposee's URL, or EXPOSEE_URL"
+    add("--exposee", type=options.exposee_url, default=exposee, metavar="URL", help=theirs)
     mine = "for --ping-back: our URL as it was registered, or WEBHOOK_URL"
-    add("--url", type=options.webhook_url, default=os.environ.get("WEBHOOK_URL") or None, help=mine)
-    theirs, confirm = os.environ.get("EXPOSEE_URL", ""), "confirm each ping at this exposee or EXPOSEE_URL; needs --url"
-    add("--ping-back", type=options.exposee_url, nargs="?", const=theirs, metavar="EXPOSEE_URL", help=confirm)
+    add("--url", type=options.webhook_url, default=ours, help=mine)
+    confirm = "confirm each ping at the exposee; needs --exposee (or its URL here) and --url"
+    add("--ping-back", type=options.exposee_url, nargs="?", const=True, metavar="EXPOSEE_URL", help=confirm)
     add("--raw", action="store_true", help="print every request and answer")
     add("--new-secret", action="store_true", help="print a new secret and end")
     return parser
@@ -156,14 +159,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen.new_secret:
         terminal.say(new_secret())
         return 0
-    if chosen.ping_back and not chosen.url:
-        return terminal.fail("--ping-back needs --url (or WEBHOOK_URL), our URL as it was registered", 2)
+    exposee = chosen.exposee if chosen.ping_back is True else chosen.ping_back
+    needed = {"--exposee (or EXPOSEE_URL)": exposee, "--url (or WEBHOOK_URL), our URL as it was registered": chosen.url}
+    if chosen.ping_back and not all(needed.values()):
+        missing = " and ".join(name for name, value in needed.items() if not value)
+        return terminal.fail(f"--ping-back needs {missing}", 2)
     if chosen.secret and chosen.secret.startswith("whsec_") and not key_of(chosen.secret):
         wrong = "--secret (or WEBHOOK_SECRET) is not whsec_ and base64 of 24 to 64 bytes; make one with --new-secret"
         return terminal.fail(wrong, 2)
     printer = terminal.Printer()  # a slow terminal holds up no delivery
     show = printer.show if chosen.raw else None
-    confirm = ping_back(chosen.ping_back, chosen.url, printer.log, show) if chosen.ping_back else None
+    confirm = ping_back(exposee, chosen.url, printer.log, show) if chosen.ping_back else None
     receiver = Receiver(chosen.secret or "", confirm=confirm, say=printer.log)
     try:
         server = Server((chosen.host, chosen.port), receiver.routes, show, printer.log)
@@ -173,8 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     printer.say(f"Receiver on {server.url}{PATH}, its page on {server.url}, Ctrl-C stops it")
     printer.say("signatures are verified" if chosen.secret else "no secret: signatures are not verified")
     if chosen.ping_back:
-        printer.say(f"pings to {chosen.url} are confirmed at {chosen.ping_back}")
-    elif chosen.url:
+        printer.say(f"pings to {chosen.url} are confirmed at {exposee}")
+    elif chosen.url or chosen.exposee:
         printer.say("pings are not confirmed: that takes --ping-back")
     server.run()
     printer.close("Stopped")

@@ -396,10 +396,11 @@ TIME_OF_DAY = r"^\d\d:\d\d:\d\d "
     "options, variables",
     [
         (["--ping-back", "{0}", "--url", "{1}"], {}),
-        (["--ping-back", "--raw"], {"EXPOSEE_URL": "{0}", "WEBHOOK_URL": "{1}"}),
+        (["--ping-back", "--exposee", "{0}", "--url", "{1}", "--raw"], {}),
+        (["--ping-back"], {"EXPOSEE_URL": "{0}", "WEBHOOK_URL": "{1}"}),
         (["--ping-back", "{0}", "--url", "{1}"], {"EXPOSEE_URL": "http://h/", "WEBHOOK_URL": "http://h/"}),
     ],
-    ids=["as options", "from the environment", "options before the environment"],
+    ids=["as a value", "as options", "from the environment", "options before the environment"],
 )
 def test_a_ping_is_verified_and_pinged_back(
     options: list[str], variables: dict[str, str], tmp_path: Path
@@ -525,6 +526,7 @@ def test_a_new_secret_is_one_that_the_exposee_takes(capsys: pytest.CaptureFixtur
         ["--ping-back", "http://h/"],
         ["--ping-back"],
         ["--ping-back", "--url", "http://h/"],
+        ["--ping-back", "--exposee", "http://h/"],
         ["--port", "x"],
         ["--host", ""],
         ["--ping-back", "http://h/?x=1", "--url", "http://h/"],
@@ -543,7 +545,7 @@ def test_what_keeps_it_from_starting_is_one_line(
 
 @pytest.mark.parametrize(
     "argv, exposee, url",
-    [(["--ping-back"], True, False), (["--ping-back", "--url", "http://h/"], True, False),
+    [(["--ping-back"], True, True), (["--ping-back", "--url", "http://h/"], True, False),
      (["--ping-back", "http://h/"], False, True)],
 )  # fmt: skip
 def test_what_a_ping_back_lacks_is_named(
