@@ -49,10 +49,11 @@ def outcomes(text: str) -> list[str]:
         return [text]
 
 
-def rotated(status: int) -> str:
+def rotated(status: int, old: bool) -> str:
     """Which secret the exposee has after it was sent a new one, by the status of its answer, 0 without any."""
     if 200 <= status < 300:
-        return "The new secret signs now, and the old one as well for a day: restart the receiver with the new one"
+        too = ", and the old one as well for a day" if old else ""
+        return f"The new secret signs now{too}: restart the receiver with the new one"
     if 400 <= status < 500:
         return "nothing has changed: the exposee has the secret that it had before"
     return "the exposee may have the new secret or not: repeat this with --rotate-secret and the new secret, to be sure"

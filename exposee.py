@@ -343,11 +343,11 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
     rules = Rules(chosen.event_types, guard, chosen.token or "")
     server.set_routes(Exposee(store, dispatcher, rules, printer.log).routes)
     stay_on_one_core()
-    printer.say(f"Exposee on {server.url}, Ctrl-C stops it")
+    printer.say(f"Exposee on {server.url}{server.everywhere}, Ctrl-C stops it")
     stored = f"{store.count()} webhook(s) of {len(store.urls())} URL(s)"
     printer.say(f"{chosen.store}: {stored}, {waiting(dispatcher.counts()['waiting'])}")
     if chosen.token:
-        printer.say("callers that look local need no token; behind nginx they all do, until it has README's two lines")
+        printer.say("behind nginx all callers look local, and need no token, until it has README's two lines")
     for warning in warnings(store, journal, dispatcher, chosen.event_types):
         printer.say(f"warning: {warning}")
     dispatcher.start()

@@ -120,4 +120,4 @@ class Inbox:
 
 def local_only(request: Request) -> None:
     if not is_local(request):
-        raise Problem(403, "for local callers only: open http://localhost and the port on the receiver's own machine")
+        raise Problem(403, "for local callers only: on the receiver's own machine, open the URL that it has printed")

@@ -29,8 +29,10 @@ class Misbehaviour:
         name, times, after = (request.query.get(name) for name in ("respond", "times", "retry_after"))
         if name is None:
             return None
+        if times and not times.isdecimal():
+            raise Problem(422, f"times={times[:40]} is no number")
         done = self._done.get(request.target, 0)
-        if times and times.isdecimal() and done >= int(times[:9]):
+        if times and done >= int(times[:9]):
             return None
         if done or len(self._done) < COUNTED:
             self._done[request.target] = done + 1
@@ -39,7 +41,7 @@ class Misbehaviour:
         if re.fullmatch("[2-5][0-9][0-9]", name) and int(name) in PHRASES:
             headers = {"Retry-After": after} if after and re.fullmatch("[ -~]+", after) else {}
             return Answer(int(name), None if name in ("204", "304") else {"respond": int(name)}, headers)
-        raise Problem(422, f"respond={name[:40]} is unknown, expected a status or one of {', '.join(BEHAVIOUR)}")
+        raise Problem(422, f"respond={name[:40]} is unknown, expected a known status from 200 on, or one of {', '.join(BEHAVIOUR)}")
 
 
 def _hang(connection: socket.socket) -> None:

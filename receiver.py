@@ -176,8 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return terminal.fail(error, 2)
     stop_on_signals(server)
-    printer.say(f"Receiver on {server.url}{PATH}, its page on {server.url}, Ctrl-C stops it")
-    printer.say("signatures are verified" if chosen.secret else "no secret: signatures are not verified")
+    printer.say(f"Receiver on {server.url}{PATH}{server.everywhere}, Ctrl-C stops it")
+    verified = "signatures are verified" if chosen.secret else "no secret: signatures are not verified"
+    printer.say(f"its page: {server.url}; {verified}")
     if chosen.ping_back:
         printer.say(f"pings to {chosen.url} are confirmed at {exposee}")
     elif chosen.url or chosen.exposee:

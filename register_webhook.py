@@ -105,12 +105,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 code = 1
         else:
             what = f"Unregister of {body['event']}" if chosen.unregister else title.replace("Register", "Registration")
-            terminal.say(f"{what} failed: {explaining.failure(status, text)}", stream=sys.stderr)
+            why = explaining.failure(status, text) + f": {chosen.url}" * (chosen.unregister and status == 404)
+            terminal.say(f"{what} failed: {why}", stream=sys.stderr)
             code = 1
         if not status:
             break  # the next request would meet the same
     if chosen.rotate_secret:
-        terminal.say(explaining.rotated(status), stream=sys.stderr if code else None)
+        terminal.say(explaining.rotated(status, old=bool(chosen.secret)), stream=sys.stderr if code else None)
     return code
 
 

@@ -167,6 +167,7 @@ class Server(socketserver.ThreadingTCPServer):
         self.server_port = self.socket.getsockname()[1]
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
         self.url = f"http://{host}:{self.server_port}"
+        self.everywhere = " and all addresses of this machine" * (address[0] in ("0.0.0.0", "::"))  # for people
 
     def server_bind(self) -> None:
         if hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
@@ -192,15 +193,16 @@ class Server(socketserver.ThreadingTCPServer):
             if match := pattern.fullmatch(request.path):
                 break
         else:
-            near = difflib.get_close_matches(request.path[:100], self._routes, 1)
-            expected = f"expected {near[0]}" if near else f"known are {', '.join(self._routes)}"
-            raise Problem(404, f"there is no {request.path} here, {expected}")
+            takers = self._takers(request.method)
+            known = difflib.get_close_matches(request.path[:100], takers, 1) or takers or list(self._routes)
+            what = "expected" if len(known) == 1 else "known are"
+            raise Problem(404, f"there is no {request.path} here, {what} {', '.join(known)}")
         allow = {"Allow": ", ".join(methods)}
         if request.method == "OPTIONS":
             return Answer(204, headers=allow)
         if request.method not in methods:
-            others = [path for path, (_, known) in self._routes.items() if request.method in known]
-            hint = f"; expected {request.method} {others[0]}" if len(others) == 1 else ""
+            takers = self._takers(request.method)
+            hint = f"; expected {request.method} {takers[0]}" if len(takers) == 1 else ""
             raise Problem(405, f"{request.path} takes {allow['Allow']}, not {request.method}{hint}", allow)
         try:
             return methods[request.method](request._replace(parameters=match.groups()) if match.groups() else request)
@@ -210,6 +212,10 @@ class Server(socketserver.ThreadingTCPServer):
     def tell(self, what: str, problem: Problem) -> None:
         """Tell the terminal how a request is answered that failed, and why."""
         self.log(f"{brief(what)}: {problem.status}, {brief(problem.detail)}", *(f"  {note}" for note in problem.notes))
+
+    def _takers(self, method: str) -> list[str]:
+        """The paths that take a method."""
+        return [path for path, (_, methods) in self._routes.items() if method in methods]
 
     def get_request(self) -> Any:
         """Accept a connection. While there is no file descriptor for it, it stays in the system's queue."""

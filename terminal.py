@@ -41,7 +41,7 @@ BATCH, PAUSE = 100, 0.05  # items printed at once, and the seconds after that: a
 COLOURS = {"> ": "\033[36m%s\033[0m", "< ": "\033[33m%s\033[0m"}
 
 SECRET = re.compile(
-    rb'(?s)("(?:old_)?secret"\s*:[\s\[]*")(?:[^"\\]|\\.)*|whsec(?:_|%5[Ff])[A-Za-z0-9+/=_%-]*'
+    rb'(?s)("(?:old_)?secret"\s*:[\s\[]*")(?:[^"\\]|\\.)*|whsec(?:_|%5[Ff])[A-Za-z0-9+/=_%-]+'
     rb"|(?im:^((?:proxy-)?authorization[ \t]*:[ \t]*)[^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)"
 )
 ESCAPE = re.compile(rb"(?s)\\(?:u00(?!22|5[Cc])([2-7][0-9A-Fa-f])|(/)|.)")  # JSON's, of visible ASCII but \" and \\

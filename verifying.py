@@ -84,8 +84,8 @@ def _standard(secret: str, header: str, headers: Mapping[str, str], body: bytes,
     }
     return [
         f"webhook-signature: signed were these {len(signed)} bytes: {signed[:200]!r}",
-        f"with a key of {len(key)} bytes (the base64 after whsec_, decoded): {expected}",
-        f"but it says: {header[:200]}" + ("" if given else " (no signature in it begins with v1,)"),
+        f"with a key of {len(key)} bytes (the base64 after whsec_, decoded) they give v1,{expected}",
+        f"but the request says {header[:200]}" + ("" if given else " (no signature in it begins with v1,)"),
         _known(mistakes, given, body),
     ]
 
@@ -104,8 +104,8 @@ def _github(secret: str, header: str, body: bytes) -> list[str]:
     mistakes = {why: "sha256=" + wrong for why, wrong in mistakes.items()} | {"sha256= is missing before it": expected}
     return [
         f"X-Hub-Signature-256: signed were the {len(body)} bytes of the body: {body[:200]!r}",
-        f"with a key of {len(key)} bytes (the secret as text): sha256={expected}",
-        f"but it says: {header[:200]}",
+        f"with a key of {len(key)} bytes (the secret as text) they give sha256={expected}",
+        f"but the request says {header[:200]}",
         _known(mistakes, [header], body),
     ]
 

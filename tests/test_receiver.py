@@ -107,6 +107,7 @@ def test_what_is_no_json_is_refused(body: bytes, status: int, port: int, capsys:
     "asked, line",
     [
         (request("POST", "/webhook?secret=1", b"1"), f"POST /webhook: 404, there is no /webhook here, expected {PATH}"),
+        (request("POST", "/x", b"1"), f"POST /x: 404, there is no /x here, expected {PATH}"),
         (request("GET", PATH), f"GET {PATH}: 405, {PATH} takes POST, not GET"),
         (request("POST", "/", b"1"), f"POST /: 405, / takes GET, HEAD, not POST; expected POST {PATH}"),
     ],
@@ -341,6 +342,11 @@ def test_unknown_misbehaviour_is_refused(name: str, port: int, capsys: pytest.Ca
     answer = post(port, 1, f"?respond={name}")
     assert answer.status == 422 and "hang" in answer.json()["detail"]
     assert capsys.readouterr().out.startswith(f"POST {PATH}: 422, respond=")
+
+
+@pytest.mark.parametrize("times", ["x", "-1", "1.5"])
+def test_a_number_of_times_that_is_none_is_refused(times: str, port: int) -> None:
+    assert post(port, 1, f"?respond=503&times={times}").json()["detail"] == f"times={times} is no number"
 
 
 # --- signatures -----------------------------------------------------------------------------------------------

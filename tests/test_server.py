@@ -629,3 +629,10 @@ def test_a_page_runs_its_own_script_and_style_only(tmp_path: Path) -> None:
         )
         assert "default-src 'none'" in policy and "unsafe" not in policy
     assert answers[0].body != answers[1].body
+
+
+@pytest.mark.parametrize("host, everywhere", [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_a_server_tells_when_all_addresses_of_the_machine_lead_to_it(host: str, everywhere: bool) -> None:
+    with Server((host, 0), {}) as server:
+        assert server.url == f"http://127.0.0.1:{server.server_port}"
+        assert server.everywhere == " and all addresses of this machine" * everywhere

@@ -115,6 +115,7 @@ def test_a_long_body_is_cut_and_says_so(length: int | None, hidden: str) -> None
         (b"Authorization: Bearer abc\r\nHost: h", b"Authorization: ***\r\nHost: h"),
         (b"Host: h\r\nauthorization:abc", b"Host: h\r\nauthorization:***"),
         (b"Proxy-Authorization: Basic abc", b"Proxy-Authorization: ***"),
+        (b"secret is not whsec_ and base64", b"secret is not whsec_ and base64"),
         (b'{"secrets": "shown", "url": "secret"}', b'{"secrets": "shown", "url": "secret"}'),
         (b"WWW-Authenticate: Bearer\r\nX-Authorization: shown", b"WWW-Authenticate: Bearer\r\nX-Authorization: shown"),
     ],
