@@ -23,9 +23,10 @@ SPECIAL = {  # our own, as `ipaddress.is_global` differs between versions (CVE-2
     "link-local": "169.254.0.0/16 fe80::/10",
     "loopback": "127.0.0.0/8 0.0.0.0 ::1 ::",  # 0.0.0.0 reaches the machine itself on Linux
     # IANA's special-purpose registries: exceptions, then the rest. Only 2000::/3 of IPv6 is in public use at all
-    "public": "192.0.0.9 192.0.0.10 2001:1::1 2001:1::2 2001:1::3 2001:3::/32 2001:4:112::/48 2001:20::/28 2001:30::/28",
-    "private": "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24 192.88.99.0/24 192.168.0.0/16 "
-    "198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/3 ::/3 2001::/23 2001:db8::/32 3fff::/20 4000::/2 8000::/1",
+    "public": "192.0.0.9 192.0.0.10 2001:1::1 2001:1::2 2001:1::3 2001:3::/32 2001:4:112::/48 2001:20::/28 "
+    "2001:30::/28",
+    "private": "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24 192.88.99.0/24 "
+    "192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/3 ::/3 2001::/23 2001:db8::/32 3fff::/20 4000::/2 8000::/1",
 }
 NETWORKS = [(ipaddress.ip_network(network), kind) for kind, text in SPECIAL.items() for network in text.split()]
 LOCAL_SUFFIXES = (".local", ".test", ".internal", ".lan", ".home.arpa")

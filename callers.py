@@ -13,8 +13,8 @@ from addresses import spelled
 from wire import Request
 
 PROXY_FIELD = re.compile(  # how the fields begin that proxies and tunnels add
-    "(?:x-)?forwarded|via$|(?:x-|x-cluster-|true-)?client-ip|x-(?:real-ip|original-|envoy-|amzn-|azure-|remote-)|cdn-loop|"
-    "cf-|fastly-|fly-|ngrok-|tailscale-"
+    "(?:x-)?forwarded|via$|(?:x-|x-cluster-|true-)?client-ip|x-(?:real-ip|original-|envoy-|amzn-|azure-|remote-)|"
+    "cdn-loop|cf-|fastly-|fly-|ngrok-|tailscale-"
 )
 
 
@@ -22,8 +22,9 @@ def is_local(request: Request) -> bool:
     """Whether the caller sits at this machine: see "who may do what" in SECURITY.md.
 
     Each condition alone can be met from outside: a tunnel's end and a web page in the owner's browser connect from
-    loopback, a name of the attacker's can resolve to 127.0.0.1, and nginx names us as the Host by default. A browser tells
-    which site made it ask (Fetch Metadata); a link to our page may stand anywhere, as it shows it to the owner alone.
+    loopback, a name of the attacker's can resolve to 127.0.0.1, and nginx names us as the Host by default. A browser
+    tells which site made it ask (Fetch Metadata); a link to our page may stand anywhere, as it shows it to the owner
+    alone.
     """
     site, mode, goal = (request.headers.get(f"sec-fetch-{name}") for name in ("site", "mode", "dest"))
     follows_link = (request.method, request.path, mode, goal) == ("GET", "/", "navigate", "document")

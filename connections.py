@@ -254,7 +254,7 @@ class Resolver:
     """Resolves names in threads, as nothing can interrupt getaddrinfo. For all senders.
 
     Names that were resolved promptly last time, names that were not, and new ones have threads of their own: names that
-    hang keep no other name from its thread. A look-up that hangs would hold up an exit: terminal.run does not wait for it.
+    hang keep no other name from its thread. A look-up that hangs would hold up an exit: terminal.run does not wait.
     """
 
     def __init__(self) -> None:

@@ -149,5 +149,5 @@ class GroupCommit(Generic[Item, Result]):
             written.set_result(results)
         except OSError as error:
             written.set_exception(StoreError(f"{error.strerror or error}: nothing was stored, try again later"))
-        except Exception as error:  # noqa: BLE001 - a StoreError that says more, or a bug, which must not look like success
+        except Exception as error:  # noqa: BLE001 - a StoreError that says more, or a bug: no success
             written.set_exception(error)

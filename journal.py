@@ -41,7 +41,8 @@ class Journal:
         self.path, self._fsync = Path(path), fsync
         self.warning: str | None = None  # of `read`
         self.line = 0  # of the record that `read` gave last
-        self._commits: GroupCommit[tuple[bytes, Callable[[], None]], None] = GroupCommit(self._write)  # its turn: the file
+        # its turn is for the file
+        self._commits: GroupCommit[tuple[bytes, Callable[[], None]], None] = GroupCommit(self._write)
         self._noting = threading.Lock()  # guards `_notes`
         self._notes: dict[Hashable, bytes] = {}
         self._synced = self._compacted_size = 0

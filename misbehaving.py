@@ -41,7 +41,8 @@ class Misbehaviour:
         if re.fullmatch("[2-5][0-9][0-9]", name) and int(name) in PHRASES:
             headers = {"Retry-After": after} if after and re.fullmatch("[ -~]+", after) else {}
             return Answer(int(name), None if name in ("204", "304") else {"respond": int(name)}, headers)
-        raise Problem(422, f"respond={name[:40]} is unknown, expected a known status from 200 on, or one of {', '.join(BEHAVIOUR)}")
+        known = f"a known status from 200 on, or one of {', '.join(BEHAVIOUR)}"
+        raise Problem(422, f"respond={name[:40]} is unknown, expected {known}")
 
 
 def _hang(connection: socket.socket) -> None:

@@ -56,7 +56,8 @@ def web_url(example: str, variable: str = "", query: bool = True) -> Callable[[s
     """An http or https URL such as `example`; it may come from an environment variable, and is never shown."""
     here, no = f" (here or in {variable})" if variable else "", "credentials" if query else "credentials, query"
     rule = f"an absolute http or https URL in visible ASCII, without {no} or fragment, such as {example}"
-    return checked("(?s).*" if query else "[^?]*", f"the value{here} is not {rule}", str, lambda url: not url_problem(url))
+    pattern = "(?s).*" if query else "[^?]*"
+    return checked(pattern, f"the value{here} is not {rule}", str, lambda url: not url_problem(url))
 
 
 def credential(variable: str) -> Callable[[str], str]:

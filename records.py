@@ -1,4 +1,4 @@
-"""The journal's two kinds of records: a message with its URLs, and the whole state of a delivery. The last one counts."""
+"""The journal's two kinds of records: a message with its URLs; the state of a delivery, whose last record counts."""
 
 from __future__ import annotations
 

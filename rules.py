@@ -37,7 +37,7 @@ def permit(request: Request, *carried: str | None) -> Callable[[str | None], Non
         if secret is None or is_local(request):
             return
         if not any(hmac.compare_digest(secret.encode(), it.encode()) for it in carried if it is not None):
-            how = "send the same one as secret (--secret) to change its webhooks, as old_secret to replace it by a new one"
+            how = "send the same one as secret (--secret) to change its webhooks, as old_secret to replace it"
             raise Problem(403, f"this url has a secret: {how}")
 
     return check

@@ -3,9 +3,9 @@
     server = Server(("127.0.0.1", 3000), {"/health": {"GET": lambda request: Answer(200, {"status": "ok"})}})
     server.run()
 
-A connection gets a thread. On it a request is read (wire.py), finds its handler in the table of routes, and the `Answer`
-(or the `Problem` that was raised) goes out as one write. http.server brings the loop over requests, and no limits: it
-waits for any client for ever. Left out on purpose: TLS, which is a tunnel's or a proxy's job.
+A connection gets a thread. On it a request is read (wire.py), finds its handler in the table of routes, and the
+`Answer` (or the `Problem` that was raised) goes out as one write. http.server brings the loop over requests, and no
+limits: it waits for any client for ever. Left out on purpose: TLS, which is a tunnel's or a proxy's job.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class Server(socketserver.ThreadingTCPServer):
     def set_routes(self, routes: Routes) -> None:
         """To be called before `run` by a program that binds its port before it has what the handlers need.
 
-        The first path that matches counts. HEAD comes with GET (RFC 9110, 9.3.2), unless it is None: a GET with effects.
+        The first path that matches counts. HEAD comes with GET (RFC 9110, 9.3.2), unless it is None: GET has effects.
         """
         self._routes: dict[str, tuple[re.Pattern[str], dict[str, Handler]]] = {}
         for path, methods in routes.items():
@@ -301,8 +301,8 @@ def stop_on_signals(server: Server) -> None:
 def stay_on_one_core() -> None:
     """Keep all threads on one core, where the system can do that and only one of them runs at a time anyway.
 
-    To wake the next one on another core costs an interrupt: accepting events is 1.8 times faster without. The last core,
-    because the first has the system's own work.
+    To wake the next one on another core costs an interrupt: accepting events is 1.8 times faster without. The last
+    core, because the first has the system's own work.
     """
     if sys.platform == "linux" and HAS_LOCK:
         with contextlib.suppress(OSError):

@@ -104,8 +104,8 @@ class Request(NamedTuple):
 class Answer:
     """What a handler returns: a context whose end closes the stream and calls `after`.
 
-    `body` is a JSON value, bytes, or an iterator of bytes: a stream, sent piece by piece after the head. `after` is told
-    whether the answer was sent. `takeover` gets the connection with nothing sent on it, in place of an answer.
+    `body` is a JSON value, bytes, or an iterator of bytes: a stream, sent piece by piece after the head. `after` is
+    told whether the answer was sent. `takeover` gets the connection with nothing sent on it, in place of an answer.
     """
 
     def __init__(
