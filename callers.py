@@ -1,4 +1,4 @@
-"""Who is asking, for both servers: a caller is the owner at this machine, or a stranger.
+"""Who is asking, for both servers: a caller is local, somebody at this machine, or a stranger.
 
 A stranger came through a tunnel, a proxy, the network or a web page of another site.
 """

@@ -93,13 +93,16 @@ class _Conversation:
     __slots__ = ("at", "connection", "data", "doing", "head", "kept", "received", "sending", "status", "unsent")
 
     def __init__(self) -> None:
-        self.connection: Connection
+        self.connection: Connection  # set by `run`
         self.unsent, self.sending = memoryview(b""), False  # it may be given up before everything was sent
         self.data, self.at, self.received, self.kept = b"", 0, 0, b""
         self.status, self.head, self.doing = 0, b"", "connecting"
 
     def run(self, connection: Connection, request: bytes) -> Generator[Wait, None, bool]:
-        """Send the request and read the answer to its end. Returns whether the connection can be used again."""
+        """Send the request and read the answer to its end, both in `_receive`.
+
+        Returns whether the connection can be used again.
+        """
         self.connection, self.unsent, self.sending = connection, memoryview(request), True
         self.doing = "sending the request"
         status = 100
@@ -167,7 +170,7 @@ class _Conversation:
         while (end := self.data.find(b"\r\n\r\n", searched)) < 0:
             if BARE_END.search(self.data, searched):
                 raise Failed("the answer is malformed: its lines end with LF alone, expected CR LF")
-            searched = max(0, len(self.data) - self.at - 3)  # in what there will be when more has come
+            searched = max(0, len(self.data) - self.at - 3)  # of what is left then; CR LF CR LF may be cut
             yield from self._receive()
             if self.data[:7] != b"HTTP/1."[: len(self.data)]:
                 raise Failed("the answer is not HTTP/1.x: " + repr(self.data[:40])[1:])

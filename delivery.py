@@ -54,11 +54,12 @@ class Dispatcher:
     `clock` is Unix time, `monotonic` is what plans, `chance` gives numbers from 0 to 1, `log` gets a line for people
     now and then, `show` the bytes of every attempt, as Printer.show takes them.
 
-    `changed` is a lock and a bell. As a lock it guards the history, the endpoints and the attributes below; plain
-    counters may be read without it. As a bell it is rung when deliveries change.
+    `changed` is a lock and a bell. As a lock it guards the history, the endpoints and what changes `_gone`; plain
+    counters may be read without it. As a bell it is rung when deliveries change. The journal's turn guards `_keys`.
 
-    Order of locks: the one of OnDemand or one of Keys, the journal's turn, `changed`. So nothing that takes the turn, a
-    commit or a flush, is called with `changed` held; `note` takes no turn and may be.
+    Order of locks: the one of OnDemand or one of Keys, the journal's turn, `changed`, and last those of the journal's
+    notes and of the printer. So nothing that takes the turn (commit, flush, compact, close) is called with `changed`
+    held; `note` takes no turn and may be.
     """
 
     def __init__(
@@ -101,8 +102,8 @@ class Dispatcher:
     def trigger(self, event: str, body: bytes, key: str = "") -> Message:
         """Accept an event for all URLs that are registered for it: on the disk when this returns.
 
-        `body` is what they are sent. With an Idempotency-Key that was used, it is the message of then; Reused
-        (keys.py). Full when too much waits; StoreError when the disk refused.
+        `body` is what they are sent. With an Idempotency-Key that was used before, returns the message of that time.
+        Reused if the key had another body (keys.py), Full when too much waits, StoreError when the disk refused.
         """
         with self._keys.accepting(key):
             if known := self._keys.find(key, body):
@@ -117,8 +118,9 @@ class Dispatcher:
 
     def commit(self, event: str, body: bytes, urls: list[str], key: str = "") -> Message:
         """A message for these URLs, whatever waits already: on the disk when this returns."""
-        clock, mark = self._schedule.clock, fingerprint(body) if key else ""
-        message = Message(new_message_id(), event, clock(), body, key, mark)
+        mark = fingerprint(body) if key else ""
+        message = Message(new_message_id(), event, self._schedule.clock(), body, key, mark)
+        # _accept is called by the thread that has written the group of records, which may be another request's
         self.journal.commit(message_record(message, urls), lambda: self._accept(message, urls))
         return message
 
@@ -159,19 +161,22 @@ class Dispatcher:
         return gone
 
     def _cancel(self, url: str, concerns: Callable[[Delivery], bool]) -> int:
-        """Cancel what waits for a URL, except for what it is registered for: that may have been registered anew."""
+        """Cancel what waits for a URL, except for what it is registered for: that may have been registered anew.
+
+        What is under way goes on; only the journal has it as cancelled, so that a crash does not send it again.
+        """
         waiting = filter(concerns, self.endpoints.planned(url))
         gone = {delivery for delivery in waiting if not self.store.registered(url, delivery.message.event)}
         for delivery in gone:
             self._end(delivery, CANCELLED, "unregistered")
         self.endpoints.withdraw(url, gone)
         for delivery in filter(concerns, self.endpoints.in_flight(url)):
-            if not self.store.registered(url, delivery.message.event):  # after a crash now, it is not sent again
+            if not self.store.registered(url, delivery.message.event):
                 self.journal.note(delivery, delivery_record(delivery, CANCELLED))
         return len(gone)
 
     def registered(self, url: str) -> None:
-        """A webhook was registered: what has waited for it is sent, and a 410 that came before counts no longer."""
+        """A webhook is about to be registered, or was: what waits for it is sent, an earlier 410 is forgotten."""
         with self.changed:
             self._gone.pop(url, None)
             orphans = self.endpoints.pop_orphans(url)
@@ -215,12 +220,23 @@ class Dispatcher:
                 self._settle(attempt)
             except Exception as error:  # a bug must not lose the other outcomes
                 self.report(error)
+        self._queue_due()
+        claimed = self._claim(room)
+        if self.history.version != version:
+            self.changed.notify_all()
+        return claimed
+
+    def _queue_due(self) -> None:
+        """Retries whose time has come wait for their turn as any other delivery."""
         now = self._schedule.monotonic()
         while self.endpoints.due() <= now:
             delivery = self.endpoints.pop_due()
             delivery.state, delivery.due = PENDING, 0.0
             self.endpoints.add(delivery)
             self.history.changed(delivery)
+
+    def _claim(self, room: int) -> list[tuple[Endpoint, Delivery]]:
+        """What to attempt now; what was unregistered since it was accepted is cancelled on the way."""
         claimed: list[tuple[Endpoint, Delivery]] = []
         while len(claimed) < room and (taken := self.endpoints.take()):
             endpoint, delivery = taken
@@ -228,11 +244,9 @@ class Dispatcher:
                 delivery.state = DELIVERING
                 self.history.changed(delivery)
                 claimed.append(taken)
-            else:  # it was unregistered between the trigger and now
+            else:
                 self._end(delivery, CANCELLED, "unregistered")
                 self.endpoints.finish(endpoint, delivery, False, 0.0)
-        if self.history.version != version:
-            self.changed.notify_all()
         return claimed
 
     def due(self) -> float:
@@ -259,16 +273,16 @@ class Dispatcher:
 
     # What comes after an attempt
 
-    def _settle(self, over: InFlight) -> None:
+    def _settle(self, flight: InFlight) -> None:
         """Record the outcome of an attempt, and decide what comes next."""
-        delivery, outcome = over.delivery, over.outcome
-        began = self._schedule.clock() - over.duration
-        attempt = Attempt(began, over.duration, outcome.status, outcome.error, outcome)
+        delivery, outcome = flight.delivery, flight.outcome
+        began = self._schedule.clock() - flight.duration
+        attempt = Attempt(began, flight.duration, outcome.status, outcome.error, outcome)
         self.history.keep_bytes(attempt)
         delivery.add(attempt)
         success = outcome.error is None and 200 <= outcome.status < 300
         good = success and self.store.has(delivery.url)  # unregistered meanwhile: nothing is remembered of its endpoint
-        self.endpoints.finish(over.endpoint, delivery, good, over.duration)
+        self.endpoints.finish(flight.endpoint, delivery, good, flight.duration)
         if success:
             self.history.finish(delivery, DELIVERED)
         else:
@@ -285,13 +299,13 @@ class Dispatcher:
             self._gone[delivery.url] = None
             self._housekeeper.wake()
             self.history.finish(delivery, FAILED)
-        elif delivery.message.event == PING or delivery.manual and not delivery.due:
-            self.history.finish(delivery, FAILED)
+        elif delivery.message.event == PING or (delivery.manual and not delivery.due):
+            self.history.finish(delivery, FAILED)  # no retries: a ping, or a redelivery of what was over
         elif not self.store.registered(delivery.url, delivery.message.event):
             self.history.finish(delivery, CANCELLED)
-        elif delivery.manual:
+        elif delivery.manual:  # it was retrying when somebody redelivered it: as planned before
             delivery.manual = False
-            self.postpone(delivery, self._schedule.left(delivery.due))  # as planned before
+            self.postpone(delivery, self._schedule.left(delivery.due))
         elif delivery.tries >= len(self._schedule.delays):
             self.history.finish(delivery, FAILED)
         else:

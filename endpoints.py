@@ -135,7 +135,7 @@ class Endpoints:
             self._forget(endpoint)
 
     def _forget(self, endpoint: Endpoint) -> None:
-        """Let go of an endpoint that has nothing to do; a new one will be as good."""
+        """Let go of an endpoint that has nothing to do; a new one begins unproven, with a window of one."""
         if not (endpoint.urgent or endpoint.waiting or endpoint.retrying or endpoint.under_way):
             self._by_url.pop(endpoint.url, None)
 
@@ -167,7 +167,7 @@ class Endpoints:
         return math.inf
 
     def pop_due(self) -> Delivery:
-        """The delivery that is due next; it waits no longer."""
+        """The delivery that is due next; it waits no longer. To be called right after `due`."""
         endpoint = heapq.heappop(self._due)[2]
         delivery = heapq.heappop(endpoint.retrying)[2]
         endpoint.size -= len(delivery.message.body)

@@ -11,7 +11,7 @@
 Try:  curl -H 'Content-Type: application/json' -d '{"event": "payment_received", "data": 1}' localhost:3000/trigger
 
 Here it is decided what a request may do and what it is answered. server.py and wire.py make requests of bytes, store.py
-keeps the webhooks, delivery.py sends.
+keeps the webhooks, delivery.py plans, sender.py sends.
 
 Left out on purpose: accounts. There are local callers, who own the machine, and strangers, who came through a tunnel
 or the network and may do what the exercise needs (callers.py, rules.py).
@@ -51,7 +51,7 @@ from wire import MAX_BODY, Answer, Problem, Request
 EVENT_TYPES = ("payment_received", "payment_processed", "invoice_processing", "invoice_completed")
 PING_SECONDS = 5.0  # that GET /ping waits for the outcomes
 MAX_WAITING = 16  # requests with Prefer: wait at once, each of which holds a connection
-MAX_PINGS = 12  # the same of pings
+MAX_PINGS = 12  # GET /ping at once
 MAX_STREAMS = 8  # the same of streams
 STREAM_BATCH = 500  # changes that a stream tells of at once
 STREAM_PAUSE = 0.1  # seconds between two looks at what has changed: no eye is faster
@@ -87,11 +87,11 @@ class Exposee:
             "/deliveries/{id}/attempts": {"POST": self.redeliver},
         }
         self.routes: Routes = {
-            path: {method: handler and refusals()(handler) for method, handler in methods.items()}
+            path: {method: handler and refusals()(handler) for method, handler in methods.items()}  # None stays
             for path, methods in routes.items()
         }
 
-    # The five endpoints of the exercise: for everyone
+    # The five routes of the exercise: for everyone
 
     def register(self, request: Request) -> Answer:
         body = members(request, "url", "event_types", "secret", "old_secret")
@@ -147,6 +147,7 @@ class Exposee:
             raise Problem(413, f"the deliveries would have bodies over {MAX_BODY:,} bytes")
         message = self._dispatcher.trigger(event, sent, key)
         deliveries = [delivery for delivery in message.deliveries if delivery is not None]
+        # a repeated key may be that of a message whose deliveries are forgotten in part: they cannot be waited for
         count, seconds = message.count, preferred_wait(request)
         if seconds is not None and len(deliveries) == count and self._wait(deliveries, seconds):
             answer = self._outcome(request, event, message.id, deliveries)
@@ -356,7 +357,7 @@ def build(chosen: argparse.Namespace, printer: terminal.Printer, ending: context
         hurried = error is KeyboardInterrupt  # a second Ctrl-C before `run` had ended
         left = dispatcher.close(0.0) if hurried else dispatcher.close()
         printer.close(f"Stopped; {waiting(left)} in {journal.path}")
-        return hurried
+        return hurried  # True: the KeyboardInterrupt ends here
 
     ending.push(stop)
     return server

@@ -106,7 +106,7 @@ class History:
         self._changes.append(delivery)
         self.version += 1
 
-    # Asking: `newest`, `wait` and `changes` take the lock, the others are called with it
+    # Asking: `newest`, `wait`, `changes` and `close` take the lock; `find` can do without
 
     def newest(self, matches: Callable[[Delivery], bool], limit: int, message_id: str = "") -> list[Delivery]:
         """The newest `limit` deliveries that match, newest first; of one message, if its id is given."""

@@ -29,7 +29,7 @@ def fingerprint(body: bytes) -> str:
 class Keys:
     """The messages that were triggered with a key. `clock` is Unix time.
 
-    Only the thread that has the journal's turn calls `keep` and `forgotten`.
+    Once deliveries have started, only the thread that has the journal's turn calls `keep` and `forgotten`.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:

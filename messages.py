@@ -97,7 +97,7 @@ class Delivery:
     state: str = PENDING
     attempts: tuple[Attempt, ...] = ()  # the newest MAX_ATTEMPTS
     count: int = 0  # attempts in all
-    tries: int = 0  # those by the retry schedule that have failed
+    tries: int = 0  # retries that the schedule has planned so far
     due: float = 0.0  # when the next attempt is planned (Unix); 0.0 when none is
     error: str | None = None  # why it ended without an attempt
     confirmed: bool = False  # a ping that the receiver has pinged back

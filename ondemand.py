@@ -14,7 +14,7 @@ RECOVERED = 500  # deliveries a second: a sender makes many times as many attemp
 
 
 class OnDemand:
-    """Pings, redeliveries and recoveries of a dispatcher, which needs one of these at the most."""
+    """Pings, redeliveries and recoveries of a dispatcher, of which each has one of these at the most."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -61,7 +61,7 @@ class OnDemand:
         self._attempt_again([delivery], _is_free, lambda it: self._dispatcher.endpoints.add(it, urgent=True))
 
     def recover(self, matches: Callable[[Delivery], bool]) -> int:
-        """One more attempt of all that are over, match, and are registered for; returns how many they are. StoreError.
+        """One more attempt of each delivery that is over, matches and is registered for; returns how many. StoreError.
 
         They are planned as retries are, RECOVERED of them a second, and no retries come after them.
         """

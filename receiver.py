@@ -35,7 +35,7 @@ SEEN = 10_000  # webhook-ids to remember; a sender's retries come within three d
 
 
 def handle(event: str, data: Any) -> None:
-    """Your code goes here: it is called once for each new message, with a secret after its signature is verified.
+    """Your code goes here: it is called for each new message, with a secret after its signature is verified.
 
     One call at a time. An exception is printed and answers 500, so that the message is sent again. An exposee waits
     10 s for the answer: leave what takes longer to a thread of yours.
@@ -64,7 +64,7 @@ class Receiver:
 
     def receive(self, request: Request, entry: Entry) -> Answer:
         """Verify, print, handle, answer. What is found out is noted in `entry`, and printed with the payload."""
-        self._verify(request, entry)  # before anything reads the body
+        self._verify(request, entry)  # before anything parses the body
         payload = request.json()
         event = payload.get("event") if isinstance(payload, dict) else None
         message_id = request.headers.get("webhook-id", "")

@@ -46,7 +46,7 @@ def calls(chosen: argparse.Namespace) -> list[tuple[str, str, str, Any]]:
 
 
 def send(method: str, url: str, body: Any, show: Callable[..., None] | None = None) -> tuple[int, str]:
-    """The status and the text of the answer; 0 and the reason when there was none. `show` prints the bytes."""
+    """The status and the text of the answer; 0 and the reason when not all of one came. `show` prints the bytes."""
     data = None if body is None else json.dumps(body).encode()
     fields = FIELDS if body is None else {"Content-Type": "application/json", **FIELDS}
     request = urllib.request.Request(url, data, fields, method=method)
@@ -59,6 +59,7 @@ def send(method: str, url: str, body: Any, show: Callable[..., None] | None = No
     finally:
         if show:
             show(*explaining.transcript(request, response, answer))
+    # length: the bytes that are missing, by Content-Length
     if response.length or len(answer) > MAX_ANSWER:
         return 0, f"the answer was cut off after {len(answer):,} bytes: try again, or check --exposee ({url})"
     if 300 <= response.status < 400 and "Location" in response.headers:
@@ -89,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Send the requests, one after the other; 1 if one of them failed."""
+    """Send the requests, one after the other; 1 if one of them failed, or no ping was delivered."""
     chosen, code = parser().parse_args(argv), 0
     warning = explaining.out_of_reach(chosen.url, chosen.exposee)
     if warning and not chosen.ping:
@@ -99,13 +100,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     for title, method, path, body in calls(chosen):
         status, text = send(method, chosen.exposee.rstrip("/") + path, body, terminal.show if chosen.raw else None)
         if 200 <= status < 300:
-            pings = explaining.outcomes(text) if chosen.ping else [""]
-            terminal.say(*(pings if chosen.ping and not chosen.json else [f"{title} Response: {status} {text}"]))
-            if pings[0].startswith(("Ping delivered to 0 ", "nobody ")):
-                code = 1
+            lines = [f"{title} Response: {status} {text}"]
+            if chosen.ping:
+                outcomes = explaining.outcomes(text)
+                lines = lines if chosen.json else outcomes
+                if outcomes[0].startswith(("Ping delivered to 0 ", "nobody ")):
+                    code = 1
+            terminal.say(*lines)
         else:
             what = f"Unregister of {body['event']}" if chosen.unregister else title.replace("Register", "Registration")
-            why = explaining.failure(status, text) + f": {chosen.url}" * (chosen.unregister and status == 404)
+            why = explaining.failure(status, text)
+            if chosen.unregister and status == 404:
+                why += f": {chosen.url}"
             terminal.say(f"{what} failed: {why}", stream=sys.stderr)
             code = 1
         if not status:

@@ -61,7 +61,7 @@ class Decisions(Protocol):
         """The request of an attempt; without the lock."""
 
     def report(self, error: Exception) -> None:
-        """An error of ours; without the lock."""
+        """An error of ours; with the lock or without."""
 
 
 class Sender(threading.Thread):
@@ -82,7 +82,7 @@ class Sender(threading.Thread):
         self._bell = Bell(pool.selector)  # its `asleep` is guarded by the lock
         self._under_way: dict[InFlight, float] = {}  # their deadlines, in order, as all of them are equally far
         self._over: list[InFlight] = []
-        self._until = math.inf  # when to end, even if something is under way
+        self._until = math.inf  # after `stop`, when to end, even if something is under way
 
     def wake(self) -> None:
         """Tell of new work, or of another time; with the lock held."""
@@ -99,7 +99,8 @@ class Sender(threading.Thread):
         """Until `stop`: begin what is next, wait for what is under way."""
         while self._until == math.inf or self._under_way and self._clock() < self._until:
             try:
-                self._wait(self._begin())
+                until = self._begin()
+                self._wait(until)
             except Exception as error:  # a bug must not end all sending
                 self._decisions.report(error)
         with self._lock:
@@ -129,18 +130,19 @@ class Sender(threading.Thread):
 
     def _free(self) -> int:
         """How many attempts to begin now: none until half of a batch has been answered, or has had its time."""
-        new = self._clock() + self._timeout - PATIENCE
-        young = sum(1 for _ in itertools.takewhile(new.__lt__, reversed(self._under_way.values())))
+        old = self._clock() + self._timeout - PATIENCE  # the deadline of what has just had its time
+        young = sum(1 for _ in itertools.takewhile(old.__lt__, reversed(self._under_way.values())))  # newest first
         return BATCH - young if young <= BATCH // 2 else 0
 
     def _wait(self, until: float) -> None:
         """Wait for sockets, names and deadlines, and resume what they belong to."""
+        # the next deadline, of an attempt or of one of its addresses
         first = min(next(iter(self._under_way.values()), math.inf), self.pool.next_address())
         until = min(until, first, self.pool.close_idle())
         for key, _ in self.pool.selector.select(None if until == math.inf else max(0.0, until - self._clock())):
-            if key.data is None:
+            if key.data is None:  # the bell
                 self._bell.hear()
-            elif key.data.waiter is None:
+            elif key.data.waiter is None:  # an idle connection
                 self.pool.look(key.data)
             else:
                 self._resume(key.data.waiter)

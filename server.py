@@ -4,8 +4,8 @@
     server.run()
 
 A connection gets a thread. On it a request is read (wire.py), finds its handler in the table of routes, and the
-`Answer` (or the `Problem` that was raised) goes out as one write. http.server brings the loop over requests, and no
-limits: it waits for any client for ever. Left out on purpose: TLS, which is a tunnel's or a proxy's job.
+`Answer` (or the `Problem` that was raised) goes out as one write, a stream in pieces. http.server brings the loop over
+requests, and no limits: it waits for any client for ever. Left out on purpose: TLS, which is a tunnel's or a proxy's job.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
                 pass
 
     def _answer(self) -> Answer:
-        """The answer to the next request. EOFError when the client hangs up in the middle of it: no one reads one."""
+        """The answer to the next request. EOFError when the client hangs up in its middle: no answer would be read."""
         try:
             try:
                 request = self._requests.read(self.client_address[0])
@@ -244,7 +244,7 @@ class Server(socketserver.ThreadingTCPServer):
         self.shutdown_request(request)
 
     def _make_room(self) -> bool:
-        """Hang up on the client that has kept us waiting longest. The lock is held."""
+        """Hang up on the client whose deadline is nearest. The lock is held."""
         oldest = min(self._open, key=lambda connection: connection.deadline, default=None)
         if oldest is None or oldest.deadline == math.inf:
             return False
@@ -301,7 +301,7 @@ def stop_on_signals(server: Server) -> None:
 def stay_on_one_core() -> None:
     """Keep all threads on one core, where the system can do that and only one of them runs at a time anyway.
 
-    To wake the next one on another core costs an interrupt: accepting events is 1.8 times faster without. The last
+    To wake the next one on another core costs an interrupt: accepting events is 1.8 times faster without that. The last
     core, because the first has the system's own work.
     """
     if sys.platform == "linux" and HAS_LOCK:

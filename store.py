@@ -26,12 +26,12 @@ Permit = Callable[[str | None], None]  # gets the secret that a URL has, and rai
 
 
 class _Snapshot:
-    """All webhooks and secrets at one moment. It changes while it is staged, and never after that."""
+    """All webhooks and secrets at one moment. It changes while it is staged; after that only `text`, a cache."""
 
     def __init__(self, lines: dict[str, dict[str, bytes]], secrets: dict[str, Secret], text: bytearray) -> None:
         self.lines = lines  # of webhooks.json, by event type and URL
         self.secrets = secrets  # by URL; one without a webhook stays: an edit may have a typo
-        self.text = text  # the lines, joined, of which a registration is the last; none after a removal
+        self.text = text  # the lines, joined, to which `add` appends; empty after a removal
 
     def copy(self) -> _Snapshot:
         """The same to change."""
@@ -108,7 +108,7 @@ class WebhookStore:
         self._secrets_path = self.path.with_suffix(".secrets.json")
         self._fsync, self._clock = fsync, clock
         self._changes: GroupCommit[Change, int] = GroupCommit(self._write)
-        self._stale = set[Path]()  # the files in which a failed change has left something
+        self._stale: set[Path] = set()  # the files in which a failed change has left something
         with opening(self.path.parent, "cannot be made a folder"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with opening(self.path):
@@ -132,7 +132,7 @@ class WebhookStore:
         self._snapshot.secrets = read_secrets(self._secrets_path)
 
     def webhooks(self) -> list[dict[str, str]]:
-        """All webhooks, by event type, as in the file."""
+        """All webhooks, by event type. In the file the newest may stand at the end."""
         return [{"url": url, "event": event} for url, event in self._snapshot.pairs()]
 
     def urls(self) -> list[str]:
@@ -217,9 +217,10 @@ class WebhookStore:
         return outcomes
 
     def _write_files(self, new: _Snapshot, changed: bool) -> None:
-        """Write what differs. A crash may come after each, and no entry may then lack its secret or have another's.
+        """Write what differs, so that a crash in between leaves no entry without its secret, or with another's.
 
-        So there are three steps: secrets for the old entries and for the new ones; the entries; the new ones' alone.
+        1. the secrets of the old and of the new entries together; 2. the entries; 3. the secrets of the new ones alone.
+        To register with a secret takes 1 and 2, to unregister the last event takes 2 and 3.
         """
         old, wanted = self._snapshot.secrets, new.secrets
         between = old

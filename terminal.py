@@ -182,7 +182,7 @@ class Printer:
     def _gap(self) -> list[Line]:
         with self._changed:
             count, self._left_out = self._left_out, 0
-        return [("", f"... {count:,} more lines came faster than they could be printed")]
+        return [("", f"... {count:,} more entries came faster than they could be printed")]
 
     def _run(self) -> None:
         while True:

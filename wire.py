@@ -1,8 +1,8 @@
 """HTTP/1.1 as bytes, for both servers: bytes to requests, answers to bytes, and nothing about webhooks.
 
 http.server has both, but it accepts what RFC 9112 tells a server to refuse (two lengths, bare LF, folded fields), and
-its errors are HTML. So requests are read here, with limits. Where the RFC leaves a choice, we refuse with 400 and
-close. Connections and threads are server.py's business. Left out on purpose: compression, ranges, HTTP/2.
+its errors are HTML. So requests are read here, with limits. Where the RFC leaves a choice, we mostly refuse,
+and close. Connections and threads are server.py's business. Left out on purpose: compression, ranges, HTTP/2.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Request(NamedTuple):
     peer: str  # the address of the other end: a tunnel's own, when there is one
     body: bytes | None  # None: there was none, not even an empty one
     parameters: tuple[str, ...] = ()  # the values of {…} in the route
-    version: str = "1.1"  # of HTTP; any but 1.0 is treated as this one
+    version: str = "1.1"  # of HTTP; 1.0 or a later one
     received: bytes = b""  # the request as it came, its first SEEN bytes
     size: int = 0  # bytes of the whole request
 
@@ -102,7 +102,7 @@ class Request(NamedTuple):
 
 
 class Answer:
-    """What a handler returns: a context whose end closes the stream and calls `after`.
+    """What a handler returns; server.py sends it inside a `with`, whose end closes the stream and calls `after`.
 
     `body` is a JSON value, bytes, or an iterator of bytes: a stream, sent piece by piece after the head. `after` is
     told whether the answer was sent. `takeover` gets the connection with nothing sent on it, in place of an answer.
@@ -211,7 +211,8 @@ class RequestReader:
             raise Problem(501, f"the transfer coding {coding} is unknown here, expected chunked")
         if length is not None and not (length.isascii() and length.isdigit()):
             raise Problem(400, "Content-Length is not a number")
-        size = int((length or "").lstrip("0")[:9] or "0")  # nine digits are too many already
+        digits = (length or "").lstrip("0") or "0"
+        size = int(digits[:9])  # nine digits are too many already
         if size > MAX_BODY:
             raise Problem(413, TOO_LARGE)
         if not old and headers.get("expect", "").lower() == "100-continue":

@@ -210,7 +210,7 @@ def test_what_came_too_fast_is_counted() -> None:
     stream, printer = stopped()
     with held(stream.gate):
         flood(stream, printer, QUEUED + 50)
-    eventually(lambda: "... 50 more lines" in stream.getvalue(), "the count")
+    eventually(lambda: "... 50 more entries" in stream.getvalue(), "the count")
     lines = stream.getvalue().splitlines()
     assert lines[:2] == ["first", "line 0"] and lines[QUEUED] == f"line {QUEUED - 1}" and len(lines) == QUEUED + 2
     printer.close()
@@ -239,7 +239,7 @@ def test_the_last_lines_are_printed_last_even_after_too_much() -> None:
         threading.Timer(0.1, stream.gate.set).start()
         printer.close("Stopped", "for good")
     lines = stream.getvalue().splitlines()
-    assert "more lines" in lines[-3] and lines[-2:] == ["Stopped", "for good"]
+    assert "more entries" in lines[-3] and lines[-2:] == ["Stopped", "for good"]
 
 
 def test_a_terminal_that_stands_still_is_waited_for_a_second() -> None:
