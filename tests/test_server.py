@@ -357,7 +357,7 @@ def few_descriptors(free: int) -> Iterator[tuple[int, Callable[[str], float]]]:
 @needs_limits
 def test_silent_callers_with_all_file_descriptors_cost_nothing_and_keep_nobody_out() -> None:
     with few_descriptors(20) as (port, tell), contextlib.ExitStack() as stack:
-        for _ in range(40):
+        for _ in range(60):
             stack.enter_context(Client(port))
         with Client(port) as client:
             assert client.ask(GET).status == 200
