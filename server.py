@@ -211,7 +211,9 @@ class Server(socketserver.ThreadingTCPServer):
 
     def tell(self, what: str, problem: Problem) -> None:
         """Tell the terminal how a request is answered that failed, and why."""
-        self.log(f"{brief(what)}: {problem.status}, {brief(problem.detail)}", *(f"  {note}" for note in problem.notes))
+        notes = [f"  {note}" for note in problem.notes]
+        detail = problem.detail.partition(";")[0] if notes else problem.detail  # after it: that the terminal says why
+        self.log(f"{brief(what)}: {problem.status}, {brief(detail)}", *notes)
 
     def _takers(self, method: str) -> list[str]:
         """The paths that take a method."""
