@@ -86,6 +86,8 @@ class OnDemand:
                         continue
                     if delivery.state == RETRYING:
                         self._dispatcher.endpoints.withdraw(delivery.url, {delivery})  # until this attempt is over
+                        if delivery.manual:  # what was planned is a recovery: this attempt takes its place
+                            delivery.due = 0.0
                     else:
                         self._history.reopen(delivery)
                     delivery.state, delivery.manual, delivery.error = PENDING, True, None

@@ -27,6 +27,9 @@ MAX_EVENT_TYPES = 64  # in one request
 MAX_WAIT = 30.0  # seconds, of Prefer: wait
 ABROAD = ": this exposee is not on your machine; register the public URL of your tunnel with --url"
 WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[,;]|$)", re.IGNORECASE)
+ISO_8601 = re.compile(  # those forms that all Pythons from 3.10 on read alike
+    r"\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d(?:\.\d{3}(?:\d{3})?)?)?(?:Z|[+-]\d\d:\d\d)?)?", re.ASCII
+)
 KEY = re.compile(r'"([ !#-\[\]-~]{1,255})"|([!#-+\--\[\]-~]{1,255})')
 
 
@@ -176,7 +179,8 @@ def unix_time(value: Any) -> float:
     """Unix time, or ISO 8601, which is UTC unless it says otherwise."""
     if type(value) in (int, float):
         return float(value)
-    with contextlib.suppress(ValueError, OverflowError):
-        found = datetime.fromisoformat(str(value).replace("Z", "+00:00"))  # Python 3.10 knows no Z
-        return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
+    if isinstance(value, str) and ISO_8601.fullmatch(value):
+        with contextlib.suppress(ValueError, OverflowError):
+            found = datetime.fromisoformat(value.replace("Z", "+00:00"))  # Python 3.10 knows no Z
+            return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
     raise Problem(422, f"since is {shown(value)}, expected Unix time, or ISO 8601 such as 2025-01-31T12:00:00Z")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import ssl
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 from disks import Disk
 from serving import ROUTES, Watched, serving
 from support import SECONDS, Client, Listener, Pair, Transport, held
+
+from browser import Browser, Missing, find_programs  # isort: skip  # support has added its folder to the path
 
 import connections
 from addresses import url_problem
@@ -135,3 +138,16 @@ def trusted(
     connections.tls_context.cache_clear()
     yield tls
     connections.tls_context.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Browser]:
+    """A browser for the tests of a page; without one they are skipped, but not in CI."""
+    try:
+        find_programs()
+    except Missing as missing:
+        if "CI" in os.environ:
+            raise
+        pytest.skip(str(missing))
+    with Browser() as it:
+        yield it

@@ -6,7 +6,6 @@ import base64
 import hmac
 import itertools
 import json
-import os
 import re
 import shutil
 import socket
@@ -18,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import Browser, Console, Missing, find_programs
+from browser import Browser, Console
 from support import NO_CONTENT, SECONDS, Listener, eventually, fields, held, request
 
 import history
@@ -50,18 +49,6 @@ for (let text; text = texts.nextNode();) {
 }
 return poor;
 """
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[Browser]:
-    try:
-        find_programs()
-    except Missing as missing:
-        if "CI" in os.environ:
-            raise
-        pytest.skip(str(missing))
-    with Browser() as it:
-        yield it
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from browser import Browser, Missing, find_programs
+from browser import Browser
 from serving import Watched, is_problem, serving
 from support import SECONDS, held, request
 from test_callers import PROXIES, asked
@@ -213,38 +212,26 @@ def test_a_reader_that_knows_another_newest_does_not_wait(after: str, server: Wa
 # --- in a browser ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def browser() -> Iterator[Browser]:
-    try:
-        find_programs()
-    except Missing as missing:
-        if "CI" in os.environ:
-            raise
-        pytest.skip(str(missing))
-    with Browser() as it:
-        yield it
-
-
-def test_the_page_shows_what_arrives(browser: Browser, server: Watched) -> None:
-    browser.open(server.url)
-    browser.wait_for_text("#empty:not([hidden])", f"curl {server.url}{PATH}")
+def test_the_page_shows_what_arrives(session: Browser, server: Watched) -> None:
+    session.open(server.url)
+    session.wait_for_text("#empty:not([hidden])", f"curl {server.url}{PATH}")
     post(server, EVENT, "msg_1")
-    browser.wait_for_text("#list [open] pre", '"amount": 100\n')  # the first one is open
-    browser.wait_for_text("#list [open] pre", "webhook-id: msg_1")
+    session.wait_for_text("#list [open] pre", '"amount": 100\n')  # the first one is open
+    session.wait_for_text("#list [open] pre", "webhook-id: msg_1")
     post(server)
     post(server, EVENT, "msg_2", webhook_signature="v1,AAAA")
     post(server, EVENT, "msg_1")
     post(server, json.dumps({MARKUP: MARKUP}).encode(), "msg_3", f"?{MARKUP}".replace(" ", "+"))
-    browser.wait_for("document.querySelectorAll('#list > li').length === 5")
-    assert browser.texts("summary .state:not(.busy)") == ["verified", "verified", *["not verified"] * 2, "verified"]
-    assert [text.split()[-1] for text in browser.texts("summary > :last-child")] == ["204", "204", "401", "401", "204"]
-    assert browser.texts("summary .busy") == ["duplicate"]
-    browser.wait_for_text("li:nth-child(3) .notes", "no known mistake explains it")
-    assert browser.texts("#list [open] pre") == browser.texts("li:last-child pre")  # what was open stays open
+    session.wait_for("document.querySelectorAll('#list > li').length === 5")
+    assert session.texts("summary .state:not(.busy)") == ["verified", "verified", *["not verified"] * 2, "verified"]
+    assert [text.split()[-1] for text in session.texts("summary > :last-child")] == ["204", "204", "401", "401", "204"]
+    assert session.texts("summary .busy") == ["duplicate"]
+    session.wait_for_text("li:nth-child(3) .notes", "no known mistake explains it")
+    assert session.texts("#list [open] pre") == session.texts("li:last-child pre")  # what was open stays open
 
-    browser.click("li:first-child summary")
-    browser.wait_for_text("li:first-child [open] pre", MARKUP)
-    assert browser.run("return [window.hacked ?? 0, document.querySelectorAll('img, script').length]") == [0, 1]
-    browser.resize(360, 740)
-    assert browser.run("return document.scrollingElement.scrollWidth - document.scrollingElement.clientWidth") == 0
-    assert [line for line in browser.log() if "Content Security Policy" in line or "Uncaught" in line] == []
+    session.click("li:first-child summary")
+    session.wait_for_text("li:first-child [open] pre", MARKUP)
+    assert session.run("return [window.hacked ?? 0, document.querySelectorAll('img, script').length]") == [0, 1]
+    session.resize(360, 740)
+    assert session.run("return document.scrollingElement.scrollWidth - document.scrollingElement.clientWidth") == 0
+    assert [line for line in session.log() if "Content Security Policy" in line or "Uncaught" in line] == []

@@ -175,7 +175,8 @@ def test_a_filter_chooses_by_url_and_time(tmp_path: Path, unwell: Listener) -> N
         assert count(since=0) == 4 and count(since=4e9) == count(state="cancelled") == count(url="x") == 0
 
 
-NO_TIMES: list[object] = ["yesterday", None, True, [], {}, "", "9" * 400, "2025-01-31T25:00:00Z"]
+NO_TIMES: list[object] = ["yesterday", None, True, [], {}, "", "9" * 400, "2025-01-31T25:00:00Z", "20250131"]
+NO_TIMES += ["2025-W05-5", "2025-01-31 12:00", "2025-01-31T12:00:00.5Z", "2025-01-31T12:00:00ZZ"]
 
 
 @pytest.mark.parametrize(
@@ -214,6 +215,17 @@ def test_a_disk_that_refuses_changes_nothing(tmp_path: Path, unwell: Listener, d
         assert pair.call("GET", "/deliveries").body == before and pair.dispatcher.counts()["waiting"] == 0
         disk.mend()
         assert pair.call("POST", RECOVER, {"state": "failed"}).json()["deliveries"] == 3
+
+
+def test_a_recovered_one_that_is_redelivered_before_its_turn_has_had_its_attempt(desk: Desk) -> None:
+    failed(desk, 2)
+    desk.answer = exchange(503)
+    assert recover(desk) == 2
+    last = next(it for it in desk.all() if it.due)
+    desk.on_demand.redeliver(last)
+    assert desk.settled(last, 2).state == FAILED
+    desk.pass_time(100_000)
+    assert last.count == 2 and last.state == FAILED
 
 
 # --- beside others ------------------------------------------------------------------------------------------------
