@@ -57,8 +57,8 @@ class Dispatcher:
     `changed` is a lock and a bell. As a lock it guards the history, the endpoints and what changes `_gone`; plain
     counters may be read without it. As a bell it is rung when deliveries change. The journal's turn guards `_keys`.
 
-    Order of locks: the one of OnDemand or one of Keys, the journal's turn, `changed`, and last those of the journal's
-    notes and of the printer. So nothing that takes the turn (commit, flush, compact, close) is called with `changed`
+    Order of locks: the one of OnDemand or one of Keys, the turn of the store or of the journal, `changed`, and last
+    those of the journal's notes and of the printer. So nothing that takes the turn (commit, flush, compact, close) is called with `changed`
     held; `note` takes no turn and may be.
     """
 
@@ -175,10 +175,14 @@ class Dispatcher:
                 self.journal.note(delivery, delivery_record(delivery, CANCELLED))
         return len(gone)
 
-    def registered(self, url: str) -> None:
-        """A webhook is about to be registered, or was: what waits for it is sent, an earlier 410 is forgotten."""
+    def forget_gone(self, url: str) -> None:
+        """A webhook is about to be registered: a 410 that came before does not unregister it."""
         with self.changed:
             self._gone.pop(url, None)
+
+    def registered(self, url: str) -> None:
+        """A webhook was registered: what waits for it is sent."""
+        with self.changed:
             orphans = self.endpoints.pop_orphans(url)
             for delivery in orphans:
                 self._plan(delivery)

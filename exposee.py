@@ -99,8 +99,13 @@ class Exposee:
         old_secret = check_secret(body.get("old_secret"), "old_secret")
         events = self._rules.check_event_types(body.get("event_types"))
         self._rules.check_destination(request, url)
-        self._dispatcher.registered(url)  # before, so that a 410 that came earlier does not undo what is stored now
-        self._store.register(url, events, secret, permit(request, secret, old_secret))
+        may_change = permit(request, secret, old_secret)
+
+        def accept(protected_by: str | None) -> None:
+            may_change(protected_by)
+            self._dispatcher.forget_gone(url)
+
+        self._store.register(url, events, secret, accept)
         self._dispatcher.registered(url)
         signed = ", signed" if self._store.secrets(url) else ""
         self._say(f"registered for {brief(', '.join(events))}{signed}: {brief(url)}")

@@ -69,13 +69,16 @@ class OnDemand:
             _, over = self._history.snapshot()
         found = [d for d in over if matches(d) and self._store.registered(d.url, d.message.event)]
         numbers = itertools.count()
-        self._attempt_again(found, matches, lambda it: self._dispatcher.postpone(it, next(numbers) / RECOVERED))
-        return len(found)
+        return self._attempt_again(found, matches, lambda it: self._dispatcher.postpone(it, next(numbers) / RECOVERED))
 
     def _attempt_again(
         self, asked: list[Delivery], possible: Callable[[Delivery], bool], queue: Callable[[Delivery], None]
-    ) -> None:
-        """Have these attempted once more: on the disk when this returns, and queued if that is possible still."""
+    ) -> int:
+        """Have these attempted once more: on the disk when this returns, and queued if that is possible still.
+
+        Returns how many are queued.
+        """
+        queued: list[Delivery] = []
 
         def accept() -> None:
             with self._changed:
@@ -92,11 +95,13 @@ class OnDemand:
                         self._history.reopen(delivery)
                     delivery.state, delivery.manual, delivery.error = PENDING, True, None
                     queue(delivery)
+                    queued.append(delivery)
                     self._history.changed(delivery)
                 self._dispatcher.wake()
 
         records = [delivery_record(delivery, PENDING, manual=True) for delivery in asked]
         self._dispatcher.journal.commit(b"".join(records), accept)
+        return len(queued)
 
 
 def _is_free(delivery: Delivery) -> bool:

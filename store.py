@@ -22,7 +22,7 @@ OVERLAP = 86_400.0  # seconds in which a secret that was replaced signs as well,
 MAX_BYTES = 33_554_432  # of webhooks.json: 200,000 URLs of 2,048 characters would have 420 MB, and more in memory
 
 Clock = Callable[[], float]  # gives Unix time
-Permit = Callable[[str | None], None]  # gets the secret that a URL has, and raises to forbid a change
+Permit = Callable[[str | None], None]  # gets the secret that protects what would change, and raises to forbid that
 
 
 class _Snapshot:
@@ -161,14 +161,13 @@ class WebhookStore:
     # Changes: on the disk when these return; StoreError when the disk refused
 
     def register(self, url: str, events: Iterable[str], secret: str | None, permit: Permit) -> None:
-        """Add the missing ones of `events`, set the secret if there is one. `permit` is called if that is a change."""
+        """Add the missing ones of `events`, set the secret if there is one. `permit` is called before."""
         wanted = dict.fromkeys(events)
 
         def change(staged: _Snapshot) -> int:
             missing = [event for event in wanted if not staged.registered(url, event)]
             former = staged.secret(url)
-            if missing or secret not in (None, former):
-                permit(former)
+            permit(former if missing or secret not in (None, former) else None)
             size = staged.size + sum(len(_line(url, event)) for event in missing)
             if missing and (staged.count() + len(missing) > MAX_WEBHOOKS or size > MAX_BYTES):
                 raise StoreError(f"{MAX_WEBHOOKS:,} webhooks and {MAX_BYTES:,} bytes are the limit: unregister some")

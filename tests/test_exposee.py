@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from support import (
     Program,
     Response,
     eventually,
+    exchange,
     fields,
     free_port,
     held,
@@ -40,6 +41,7 @@ from support import (
 
 import exposee
 from addresses import Guard
+from durable import StoreError
 from rules import Allowance
 from wire import MAX_BODY
 
@@ -731,6 +733,29 @@ def test_url_with_a_secret_is_changed_by_those_who_carry_it(pair: Pair) -> None:
     assert [change(UNREGISTER, OTHER_SECRET, event=event) for event in (A, B)] == [200, 200]
     assert change(REGISTER, None, event_types=[A]) == 200  # the last unregister forgot the secret
     assert pair.call("DELETE", UNREGISTER, {"url": HOOK, "event": A}).status == 200
+
+
+def test_a_refused_registration_does_not_forget_that_the_url_has_answered_410(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer_410(*_: object) -> Generator[Any, None, Any]:
+        yield from ()
+        return exchange(410)
+
+    with Pair(tmp_path, exchanging=answer_410) as pair:
+        unregister_urls, asked = pair.store.unregister_urls, threading.Event()
+
+        def refuse(gone: Any) -> int:
+            asked.set()
+            raise StoreError("No space left on device")
+
+        monkeypatch.setattr(pair.store, "unregister_urls", refuse)
+        pair.register(HOOK, A, secret=SECRET)
+        pair.trigger(A)
+        assert asked.wait(SECONDS)
+        assert is_problem(pair.call("POST", REGISTER, {"url": HOOK, "event_types": [B]}, **TUNNEL), 403, "secret")
+        monkeypatch.setattr(pair.store, "unregister_urls", unregister_urls)
+        assert pair.dispatcher.upkeep() and not pair.store.has(HOOK)
 
 
 def test_a_stranger_replaces_a_secret_by_carrying_the_old_one(pair: Pair) -> None:

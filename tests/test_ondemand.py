@@ -137,7 +137,7 @@ def test_two_who_recover_at_once_make_one_attempt_of_each(desk: Desk, monkeypatc
 
     monkeypatch.setattr(desk.journal, "commit", meanwhile)
     counts[0] = recover(desk)
-    assert counts == [3, 3]
+    assert counts == [0, 3]
     desk.restart()
     desk.pass_time(10)
     assert {it.state for it in desk.all()} == {DELIVERED} and desk.sent.qsize() == 3
@@ -226,6 +226,16 @@ def test_a_recovered_one_that_is_redelivered_before_its_turn_has_had_its_attempt
     assert desk.settled(last, 2).state == FAILED
     desk.pass_time(100_000)
     assert last.count == 2 and last.state == FAILED
+
+
+def test_that_attempt_is_the_only_one_also_after_a_kill(desk: Desk, tmp_path: Path) -> None:
+    failed(desk, 2)
+    assert recover(desk) == 2
+    last = next(it for it in desk.all() if it.due)
+    with desk.redelivering(last):
+        killed = desk.copy(tmp_path / "killed")
+    with Desk(killed, answer=exchange(503), time=desk.clock) as later:
+        assert later.settled(last, 2).state == FAILED
 
 
 # --- beside others ------------------------------------------------------------------------------------------------

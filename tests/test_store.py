@@ -137,13 +137,16 @@ def test_a_disk_that_refuses_refuses_the_whole_group(opened: Callable[[], Webhoo
     assert it.count() == opened().count() == 0
 
 
-def test_what_is_there_already_costs_nothing_and_needs_no_permit(
+def test_what_is_there_already_costs_nothing_and_needs_no_secret(
     opened: Callable[[], WebhookStore], disk: Disk
 ) -> None:
+    def unprotected(secret: str | None) -> None:
+        assert secret is None
+
     it = opened()
     register(it, A, secret=SECRETS[0])
     before = disk.count
-    it.register(A["url"], [A["event"]], SECRETS[0], nobody)
+    it.register(A["url"], [A["event"]], SECRETS[0], unprotected)
     assert it.unregister(A["url"], "another", nobody) == 0
     assert disk.count == before
 
