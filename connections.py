@@ -108,16 +108,18 @@ class Pool:
 
     def take(self, origin: Origin) -> Connection | None:
         """The idle connection that was used last, if there is one."""
-        connections = self._by_origin.get(origin)
-        return self._take(next(reversed(connections))) if connections else None
+        if origin not in self._by_origin:
+            return None
+        connection, _ = self._by_origin[origin].popitem()  # `reversed` would pass over all that were taken before
+        self._forget_idle(connection)
+        return connection
 
-    def _take(self, connection: Connection) -> Connection:
+    def _forget_idle(self, connection: Connection) -> None:
         del self._idle[connection]
         connections = self._by_origin[connection.origin]
-        del connections[connection]
+        connections.pop(connection, None)
         if not connections:
             del self._by_origin[connection.origin]
-        return connection
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next request. It stays registered, so that its server's close is seen."""
@@ -149,7 +151,7 @@ class Pool:
     def discard(self, connection: Connection) -> None:
         """Close a connection, whatever its state."""
         if connection in self._idle:
-            self._take(connection)
+            self._forget_idle(connection)
         self._opening.pop(connection, None)
         connection.waiter = None
         self.selector.unregister(connection.sock)
