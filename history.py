@@ -17,7 +17,7 @@ from records import message_of, restore
 MAX_OVER = 10_000  # deliveries that are over and remembered
 MAX_PAST = 16_777_216  # bytes of the messages that are remembered only
 MAX_RAW = 16_777_216  # bytes of requests and responses to remember
-RAW_ATTEMPTS = 2_500  # attempts whose bytes are remembered, if they are short
+RAW_ATTEMPTS = 1_000  # attempts whose bytes are remembered, if they are short
 CHANGES = 20_000  # changes that a subscriber may be behind
 
 
