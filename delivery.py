@@ -54,12 +54,12 @@ class Dispatcher:
     `clock` is Unix time, `monotonic` is what plans, `chance` gives numbers from 0 to 1, `log` gets a line for people
     now and then, `show` the bytes of every attempt, as Printer.show takes them.
 
-    `changed` is a lock and a bell. As a lock it guards the history, the endpoints and what changes `_gone`; plain
+    `changed` is a lock and a bell. As a lock it guards the history, the endpoints and the housekeeper's `gone`; plain
     counters may be read without it. As a bell it is rung when deliveries change. The journal's turn guards `_keys`.
 
     Order of locks: the one of OnDemand or one of Keys, the turn of the store or of the journal, `changed`, and last
-    those of the journal's notes and of the printer. So nothing that takes the turn (commit, flush, compact, close) is called with `changed`
-    held; `note` takes no turn and may be.
+    those of the journal's notes and of the printer. So nothing that takes a turn (commit, flush, compact, close) is
+    called with `changed` held; `note` takes none and may be.
     """
 
     def __init__(
@@ -84,18 +84,17 @@ class Dispatcher:
         self.history = History(self.changed)
         under_way, idle = limits()
         self.endpoints, resolver = Endpoints(under_way), Resolver()
-        self._gone: dict[str, None] = {}  # URLs that answered 410, until they are unregistered
         pools = [Pool(DefaultSelector(), resolver, guard, idle // workers, monotonic) for _ in range(workers)]
         self._senders = [Sender(self, self.changed, pool, exchanging, timeout, monotonic) for pool in pools]
         self._keys = Keys(clock)
-        self._housekeeper = Housekeeper(self.upkeep, log)
+        self.housekeeper = Housekeeper(store, journal, self.changed, self._cancel, self._records, log)
         self._resume()
 
     def start(self) -> None:
         """Start to deliver."""
         for sender in self._senders:
             sender.start()
-        self._housekeeper.start()
+        self.housekeeper.start()
 
     # Accepting
 
@@ -160,7 +159,7 @@ class Dispatcher:
         self.journal.commit(b"")  # also when a sender was quicker, and nothing waits any more
         return gone
 
-    def _cancel(self, url: str, concerns: Callable[[Delivery], bool]) -> int:
+    def _cancel(self, url: str, concerns: Callable[[Delivery], bool] = lambda delivery: True) -> int:
         """Cancel what waits for a URL, except for what it is registered for: that may have been registered anew.
 
         What is under way goes on; only the journal has it as cancelled, so that a crash does not send it again.
@@ -175,11 +174,6 @@ class Dispatcher:
                 self.journal.note(delivery, delivery_record(delivery, CANCELLED))
         return len(gone)
 
-    def forget_gone(self, url: str) -> None:
-        """A webhook is about to be registered: a 410 that came before does not unregister it."""
-        with self.changed:
-            self._gone.pop(url, None)
-
     def registered(self, url: str) -> None:
         """A webhook was registered: what waits for it is sent."""
         with self.changed:
@@ -189,31 +183,10 @@ class Dispatcher:
             if orphans:  # to wake the senders for nothing makes a registration a fifth slower
                 self.wake()
 
-    def upkeep(self) -> bool:
-        """What blocks, and no sender may do; called about once a second. False when the disk has refused."""
-        unregistered = self._unregister_gone() if self._gone else True
-        self.journal.compact(self._records)
-        return self.journal.flush() and unregistered
-
     def _records(self) -> Iterator[bytes]:
         with self.changed:
             messages, over = self.history.snapshot()
             return records([*self._keys.forgotten(), *messages], over)
-
-    def _unregister_gone(self) -> bool:
-        """Unregister all URLs that answered 410 with one replacement of webhooks.json; cancel what waits for them."""
-        try:
-            self.store.unregister_urls(self._gone)  # which reads them when it is its turn to write
-        except StoreError as error:
-            self._log(f"{len(self._gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
-            return False
-        with self.changed:
-            for url in [url for url in self._gone if not self.store.has(url)]:
-                del self._gone[url]
-                count = self._cancel(url, lambda delivery: True)
-                self._log(f"{url} answered 410 Gone: unregistered" + (f", {count} waiting cancelled" if count else ""))
-            self.changed.notify_all()
-        return True
 
     # What the senders ask; see sender.Decisions
 
@@ -259,7 +232,7 @@ class Dispatcher:
     def _is_wanted(self, delivery: Delivery) -> bool:
         if delivery.message.event == PING:
             return True
-        if delivery.url in self._gone:
+        if delivery.url in self.housekeeper.gone:
             return False
         if delivery.manual:
             return self.store.has(delivery.url)
@@ -299,9 +272,8 @@ class Dispatcher:
         self._log_attempt(delivery, attempt)
 
     def _failed(self, delivery: Delivery, outcome: Exchange) -> None:
-        if outcome.error is None and outcome.status == 410:  # it does not want to hear from us again
-            self._gone[delivery.url] = None
-            self._housekeeper.wake()
+        if outcome.error is None and outcome.status == 410:
+            self.housekeeper.unregister(delivery.url)
             self.history.finish(delivery, FAILED)
         elif delivery.message.event == PING or (delivery.manual and not delivery.due):
             self.history.finish(delivery, FAILED)  # no retries: a ping, or a redelivery of what was over
@@ -388,7 +360,7 @@ class Dispatcher:
             for ping in list(self.history.pings.values()):
                 if ping.state in OPEN:
                     self._end(ping, FAILED, "interrupted by the end of the exposee")
-        self._housekeeper.close()
+        self.housekeeper.close()
         for sender in self._senders:
             sender.pool.resolver.close()
         self.history.close()

@@ -103,7 +103,7 @@ class Exposee:
 
         def accept(protected_by: str | None) -> None:
             may_change(protected_by)
-            self._dispatcher.forget_gone(url)
+            self._dispatcher.housekeeper.forget(url)
 
         self._store.register(url, events, secret, accept)
         self._dispatcher.registered(url)

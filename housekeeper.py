@@ -1,9 +1,13 @@
-"""A thread for work that blocks, and so no sender may do."""
+"""What blocks, and so no sender may do: unregistering URLs that have answered 410, and writing the journal's notes."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from durable import StoreError
+from journal import Journal
+from store import WebhookStore
 
 FLUSH_SECONDS = 1.0  # after which an outcome is in the journal's file at the latest
 PAUSE_SECONDS = 5.0  # the same when the disk has refused
@@ -11,18 +15,41 @@ CLOSE_SECONDS = 5.0  # for the last time
 
 
 class Housekeeper(threading.Thread):
-    """Calls `work` about once a second, and at once when it is woken; after a pause if it returned False."""
+    """A thread that works about once a second, and at once for a URL that is gone; after a pause if the disk refused.
 
-    def __init__(self, work: Callable[[], bool], log: Callable[[str], None]) -> None:
+    `changed` is the dispatcher's lock and bell. `cancel` gets a URL that was unregistered, with the lock held, and
+    returns how many deliveries that has cancelled. `records` gives those of a journal that starts anew.
+    """
+
+    def __init__(
+        self,
+        store: WebhookStore,
+        journal: Journal,
+        changed: threading.Condition,
+        cancel: Callable[[str], int],
+        records: Callable[[], Iterable[bytes]],
+        log: Callable[[str], None],
+    ) -> None:
         super().__init__(name="housekeeper", daemon=True)
-        self._work, self._log = work, log
+        self._store, self._journal, self._changed, self._log = store, journal, changed, log
+        self._cancel, self._records = cancel, records
+        self.gone: dict[str, None] = {}  # URLs that answered 410, until they are unregistered. Guarded by `changed`
         self._woken, self._closed = threading.Event(), threading.Event()
-        self.wake = self._woken.set
+
+    def unregister(self, url: str) -> None:
+        """A receiver has answered 410: it does not want to hear from us again. With the lock held."""
+        self.gone[url] = None
+        self._woken.set()
+
+    def forget(self, url: str) -> None:
+        """A webhook is about to be registered: a 410 that came before does not unregister it."""
+        with self._changed:
+            self.gone.pop(url, None)
 
     def close(self) -> None:
         """Work once more, and end."""
         self._closed.set()
-        self.wake()
+        self._woken.set()
         if self.is_alive():
             self.join(CLOSE_SECONDS)
 
@@ -30,7 +57,7 @@ class Housekeeper(threading.Thread):
         while True:
             closed = self._closed.is_set()  # then this is the last time
             try:
-                worked = self._work()
+                worked = self.work()
             except Exception as error:  # noqa: BLE001 - a bug, or a disk that fails: deliveries must go on
                 worked = False
                 self._log(f"an error on our side: {error!r}")
@@ -41,3 +68,24 @@ class Housekeeper(threading.Thread):
             else:
                 self._closed.wait(PAUSE_SECONDS)
             self._woken.clear()
+
+    def work(self) -> bool:
+        """Returns False when the disk has refused."""
+        unregistered = self._unregister_gone() if self.gone else True
+        self._journal.compact(self._records)
+        return self._journal.flush() and unregistered
+
+    def _unregister_gone(self) -> bool:
+        """Unregister all URLs that are gone with one replacement of webhooks.json; cancel what waits for them."""
+        try:
+            self._store.unregister_urls(self.gone)  # which reads them when it is its turn to write
+        except StoreError as error:
+            self._log(f"{len(self.gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
+            return False
+        with self._changed:
+            for url in [url for url in self.gone if not self._store.has(url)]:
+                del self.gone[url]
+                count = self._cancel(url)
+                self._log(f"{url} answered 410 Gone: unregistered" + (f", {count} waiting cancelled" if count else ""))
+            self._changed.notify_all()
+        return True

@@ -423,7 +423,7 @@ class Desk:
 
     def register(self, url: str, *events: str, secret: str | None = None) -> None:
         """As exposee.py does it."""
-        self.store.register(url, events, secret, lambda _: self.dispatcher.forget_gone(url))
+        self.store.register(url, events, secret, lambda _: self.dispatcher.housekeeper.forget(url))
         self.dispatcher.registered(url)
 
     def unregister(self, url: str, event: str) -> int:

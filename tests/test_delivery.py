@@ -49,7 +49,6 @@ import delivery as dispatching
 import endpoints
 import housekeeper
 from durable import StoreError
-from housekeeper import Housekeeper
 from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, PENDING, RETRYING, Delivery, Full, NotPossible
 from records import delivery_record
 from retries import JITTER, MAX_RETRY_AFTER, RETRY_SCHEDULE
@@ -396,7 +395,7 @@ def test_a_url_that_answered_410_and_was_registered_again_stays_registered(
         desk.answer = exchange(410)
         desk.settled(desk.trigger())
         eventually(lambda: any("410" in line for line in desk.log))
-        desk.dispatcher.upkeep()
+        desk.dispatcher.housekeeper.work()
         assert desk.store.registered(URL, EVENT)
         desk.answer = exchange()
         assert desk.settled(desk.trigger()).state == DELIVERED
@@ -416,11 +415,11 @@ def test_a_410_that_the_disk_refuses_to_unregister_is_tried_again_after_a_pause(
         desk.answer = exchange(410)
         desk.settled(desk.trigger())
         assert refused.wait(SECONDS)
-        assert not desk.dispatcher.upkeep(), "it would be tried again without a pause"
+        assert not desk.dispatcher.housekeeper.work(), "it would be tried again without a pause"
         assert any("could not be unregistered: No space" in line for line in desk.log)
         assert desk.settled(desk.trigger(), 0).state in (PENDING, CANCELLED), "it does not want to hear from us"
         monkeypatch.setattr(desk.store, "unregister_urls", unregister_urls)
-        assert desk.dispatcher.upkeep()
+        assert desk.dispatcher.housekeeper.work()
         assert not desk.store.has(URL)
 
 
@@ -787,8 +786,8 @@ def test_a_ping_that_was_never_sent_is_not_confirmed(tmp_path: Path, monkeypatch
         desk.answer = blocking
         desk.under_way(desk.trigger(OTHER))
         pings = {delivery.url: delivery for delivery in desk.on_demand.ping()}
-        desk.dispatcher._gone[URL] = None
-        assert desk.dispatcher.upkeep() and pings[URL].state == CANCELLED
+        desk.dispatcher.housekeeper.unregister(URL)
+        assert desk.dispatcher.housekeeper.work() and pings[URL].state == CANCELLED
         desk.register(URL, EVENT)
         with pytest.raises(NotPossible, match="unregistered"):
             desk.on_demand.confirm_ping(URL)
@@ -1003,7 +1002,7 @@ def test_a_redelivery_survives_a_restart(
             if compacted:
                 monkeypatch.setattr("journal.COMPACT_BYTES", 0)
                 inode = desk.journal.path.stat().st_ino
-                desk.dispatcher.upkeep()
+                desk.dispatcher.housekeeper.work()
                 assert desk.journal.path.stat().st_ino != inode
             files = desk.copy(tmp_path / "later")
         monkeypatch.undo()
@@ -1142,62 +1141,6 @@ def test_what_is_full_says_what(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> 
 # --- a disk that goes on failing ------------------------------------------------------------------------------------
 
 
-def test_a_housekeeper_pauses_after_the_disk_has_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if it is woken, as each 410 does: else a full disk costs a core."""
-    calls: queue.Queue[int] = queue.Queue()
-    outcome = [False]
-
-    def work() -> bool:
-        calls.put(1)
-        return outcome[0]
-
-    monkeypatch.setattr(housekeeper, "PAUSE_SECONDS", 600.0)
-    keeper = Housekeeper(work, print)
-    keeper.start()
-    calls.get(timeout=SECONDS)
-    for _ in range(20):
-        keeper.wake()
-        with pytest.raises(queue.Empty):
-            calls.get(timeout=0.005)
-    outcome[0] = True
-    keeper.close()  # ends the pause
-    assert calls.get(timeout=SECONDS)
-
-
-def test_a_housekeeper_works_at_once_when_it_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: queue.Queue[int] = queue.Queue()
-    monkeypatch.setattr(housekeeper, "FLUSH_SECONDS", 600.0)
-
-    def work() -> bool:
-        calls.put(1)
-        return True
-
-    keeper = Housekeeper(work, print)
-    keeper.start()
-    for _ in range(3):
-        calls.get(timeout=SECONDS)
-        keeper.wake()
-    keeper.close()
-
-
-def test_a_housekeeper_says_what_went_wrong_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(housekeeper, "PAUSE_SECONDS", 0.01)
-    calls, lines = iter([1, 2]), queue.Queue[str]()
-    done = threading.Event()
-
-    def work() -> bool:
-        if next(calls, None):
-            raise RuntimeError("a bug")
-        done.set()
-        return True
-
-    keeper = Housekeeper(work, lines.put)
-    keeper.start()
-    assert done.wait(SECONDS)
-    assert "a bug" in lines.get(timeout=SECONDS)
-    keeper.close()
-
-
 def test_however_often_a_delivery_changes_one_note_of_it_waits_for_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1205,7 +1148,7 @@ def test_however_often_a_delivery_changes_one_note_of_it_waits_for_the_disk(
     with Desk(tmp_path, URL) as desk:
         desk.answer = exchange(503)
         delivery = desk.settled(desk.trigger())
-        desk.dispatcher.upkeep()
+        desk.dispatcher.housekeeper.work()
         written, note, keys = desk.journal.path.read_bytes(), desk.journal.note, set()
 
         def counted(key: Any, record: bytes) -> None:
@@ -1217,7 +1160,7 @@ def test_however_often_a_delivery_changes_one_note_of_it_waits_for_the_disk(
             desk.pass_time(86_400 * 1.3)
             desk.settled(delivery, number)
         assert keys == {delivery}
-        eventually(lambda: desk.dispatcher.upkeep() and desk.journal.path.read_bytes() != written)
+        eventually(lambda: desk.dispatcher.housekeeper.work() and desk.journal.path.read_bytes() != written)
         desk.restart()
         assert desk.find(delivery).count == 9
 

@@ -755,7 +755,7 @@ def test_a_refused_registration_does_not_forget_that_the_url_has_answered_410(
         assert asked.wait(SECONDS)
         assert is_problem(pair.call("POST", REGISTER, {"url": HOOK, "event_types": [B]}, **TUNNEL), 403, "secret")
         monkeypatch.setattr(pair.store, "unregister_urls", unregister_urls)
-        assert pair.dispatcher.upkeep() and not pair.store.has(HOOK)
+        assert pair.dispatcher.housekeeper.work() and not pair.store.has(HOOK)
 
 
 def test_a_stranger_replaces_a_secret_by_carrying_the_old_one(pair: Pair) -> None:

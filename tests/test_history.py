@@ -311,7 +311,7 @@ def test_a_compaction_meets_an_attempt_half_way(tmp_path: Path, monkeypatch: pyt
         desk.answer = blocking
         delivery = desk.under_way(desk.trigger())
         monkeypatch.setattr("journal.COMPACT_BYTES", 0)
-        desk.dispatcher.upkeep()
+        desk.dispatcher.housekeeper.work()
         monkeypatch.undo()
         blocking.set()
         desk.settled(delivery)

@@ -160,7 +160,7 @@ def test_a_restart_knows_the_keys(
     if compacted:
         monkeypatch.setattr("journal.COMPACT_BYTES", 0)
         inode = desk.journal.path.stat().st_ino
-        desk.dispatcher.upkeep()
+        desk.dispatcher.housekeeper.work()
         assert desk.journal.path.stat().st_ino != inode
     with Desk(desk.copy(tmp_path / "later"), time=desk.clock) as later:
         again = later.dispatcher.trigger(EVENT, ONE, "k")
@@ -219,6 +219,6 @@ def test_a_key_that_is_used_again_after_a_day_is_the_newer_messages_after_a_comp
         desk.clock.now += DAY
         new = desk.dispatcher.trigger(EVENT, TWO, "k")  # for nobody, so it is forgotten at once
         monkeypatch.setattr("journal.COMPACT_BYTES", 0)
-        desk.dispatcher.upkeep()
+        desk.dispatcher.housekeeper.work()
         desk.restart()
         assert desk.dispatcher.trigger(EVENT, TWO, "k").id == new.id

@@ -109,7 +109,7 @@ class Schedule:
         def is_settled() -> bool:
             self.desk.pass_time(90_000)
             self.release()
-            self.desk.dispatcher.upkeep()
+            self.desk.dispatcher.housekeeper.work()
             orphans = sum(self.desk.dispatcher.orphans().values())
             return self.desk.dispatcher.counts() == {"waiting": orphans, "under_way": 0}
 
