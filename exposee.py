@@ -40,6 +40,7 @@ from journal import Journal
 from keys import Reused
 from messages import DELIVERED, PING, PING_DATA, STATES, Delivery, Full, NotPossible, body_of, new_message_id
 from ondemand import OnDemand
+from records import delivery_json
 from retries import RETRY_SCHEDULE
 from rules import Rules, check_secret, check_url, idempotency_key, members, permit, preferred_wait, recovery, text
 from server import Routes, Server, page, stay_on_one_core, stop_on_signals
@@ -203,11 +204,11 @@ class Exposee:
             return wanted.get("url") in (None, delivery.url) and wanted.get("state") in (None, delivery.state)
 
         found = self._dispatcher.history.newest(matches, int(limit), wanted.get("message", ""))
-        return Answer(200, {"deliveries": [delivery.to_json() for delivery in found]})
+        return Answer(200, {"deliveries": list(map(delivery_json, found))})
 
     def delivery(self, request: Request) -> Answer:
         self._rules.owner_only(request)
-        return Answer(200, self._find(request).to_json(attempts=True))
+        return Answer(200, delivery_json(self._find(request), attempts=True))
 
     def redeliver(self, request: Request) -> Answer:
         self._rules.owner_only(request)
@@ -238,7 +239,7 @@ class Exposee:
             if changes is None:
                 return
             version, deliveries = changes
-            changed = [json.dumps(delivery.to_json()) for delivery in deliveries]
+            changed = [json.dumps(delivery_json(delivery)) for delivery in deliveries]
             yield "".join(f"event: delivery\ndata: {text}\n\n" for text in changed).encode() or b": nothing new\n\n"
             time.sleep(STREAM_PAUSE)
 
@@ -252,7 +253,7 @@ class Exposee:
             message = self._nobody("any event" if what == "Ping" else what)
         body: dict[str, Any] = {"message": message, "id": message_id}
         if self._rules.is_owner(request):
-            body["deliveries"] = [delivery.to_json() for delivery in deliveries]
+            body["deliveries"] = list(map(delivery_json, deliveries))
         return Answer(200, body)
 
     def _nobody(self, event: str) -> str:

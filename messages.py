@@ -10,11 +10,9 @@ import base64
 import hmac
 import json
 import secrets
-import time
 from dataclasses import dataclass, field
-from typing import Any
 
-from client import KEPT_RESPONSE, Exchange
+from client import Exchange
 
 SECRET_BYTES = range(24, 65)  # of a key (Standard Webhooks)
 PING = "ping"
@@ -50,20 +48,6 @@ class Attempt:
     status: int
     error: str | None
     exchange: Exchange | None = None  # the bytes that passed, until they are forgotten
-
-    def to_json(self) -> dict[str, Any]:
-        exchange = self.exchange  # another thread may let go of it meanwhile
-        received = exchange.received if exchange else 0
-        return {
-            "time": iso(self.time),
-            "duration": round(self.duration, 6),
-            **({"error": self.error} if self.error else {}),
-            **({"status": self.status} if self.status else {}),
-            "request": exchange.request.decode("latin-1") if exchange else None,
-            "response": exchange.response.decode("latin-1") if exchange else None,
-            **({"response_bytes": received} if received > KEPT_RESPONSE else {}),
-            **({} if exchange else {"gone": "the bytes of this attempt are no longer kept"}),
-        }
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -116,33 +100,6 @@ class Delivery:
         """Why it has failed, in words."""
         last = self.attempts[-1] if self.attempts else None
         return self.error or (last and (last.error or f"answered {last.status}")) or "it was not attempted"
-
-    def to_json(self, attempts: bool = False) -> dict[str, Any]:
-        """What GET /deliveries shows; with `attempts`, what GET /deliveries/{id} shows."""
-        last = self.attempts[-1] if self.attempts else None
-        error, due = self.error or (last.error if last else None), self.due  # another thread may change it meanwhile
-        return {
-            "id": self.id,
-            "message": self.message.id,
-            "event": self.message.event,
-            "url": self.url,
-            "state": self.state,
-            "time": iso(self.message.time),
-            "attempt_count": self.count,
-            **({"status": last.status} if last and last.status else {}),
-            **({"error": error} if error else {}),
-            **({"duration": round(last.duration, 6)} if last else {}),  # seconds, of the last attempt
-            **({"next_attempt": iso(due)} if due else {}),
-            **({"confirmed": self.confirmed} if self.message.event == PING else {}),
-            **({"body": self.message.body.decode()} if attempts else {}),
-            **({"attempts": [attempt.to_json() for attempt in self.attempts]} if attempts else {}),
-        }
-
-
-def iso(seconds: float) -> str:
-    """Unix time as ISO 8601, UTC, with microseconds: sorted by it, the messages of a burst are in their order."""
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{whole}.{int(seconds % 1 * 1_000_000):06d}Z"
 
 
 # --- what is sent -----------------------------------------------------------------------------------------------------

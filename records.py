@@ -1,12 +1,17 @@
-"""The journal's two kinds of records: a message with its URLs; the state of a delivery, whose last record counts."""
+"""How messages and deliveries are written: as records of the journal, and as JSON for people.
+
+The journal has two kinds of records: a message with its URLs; the state of a delivery, whose last record counts.
+"""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
-from messages import DELIVERING, PENDING, STATES, Attempt, Delivery, Message, to_json
+from client import KEPT_RESPONSE
+from messages import DELIVERING, PENDING, PING, STATES, Attempt, Delivery, Message, to_json
 
 
 def message_record(message: Message, urls: list[str]) -> bytes:
@@ -65,3 +70,49 @@ def records(messages: list[Message], over: list[Delivery]) -> Iterator[bytes]:
         yield message_record(message, [delivery.url if delivery else "" for delivery in deliveries])
         yield from map(delivery_record, (d for d in deliveries if d and d not in ended))
     yield from map(delivery_record, over)
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+
+def delivery_json(delivery: Delivery, attempts: bool = False) -> dict[str, Any]:
+    """What GET /deliveries shows; with `attempts`, what GET /deliveries/{id} shows."""
+    last = delivery.attempts[-1] if delivery.attempts else None
+    error, due = delivery.error or (last.error if last else None), delivery.due  # another thread may change it
+    return {
+        "id": delivery.id,
+        "message": delivery.message.id,
+        "event": delivery.message.event,
+        "url": delivery.url,
+        "state": delivery.state,
+        "time": iso(delivery.message.time),
+        "attempt_count": delivery.count,
+        **({"status": last.status} if last and last.status else {}),
+        **({"error": error} if error else {}),
+        **({"duration": round(last.duration, 6)} if last else {}),  # seconds, of the last attempt
+        **({"next_attempt": iso(due)} if due else {}),
+        **({"confirmed": delivery.confirmed} if delivery.message.event == PING else {}),
+        **({"body": delivery.message.body.decode()} if attempts else {}),
+        **({"attempts": [attempt_json(attempt) for attempt in delivery.attempts]} if attempts else {}),
+    }
+
+
+def attempt_json(attempt: Attempt) -> dict[str, Any]:
+    exchange = attempt.exchange  # another thread may let go of it meanwhile
+    received = exchange.received if exchange else 0
+    return {
+        "time": iso(attempt.time),
+        "duration": round(attempt.duration, 6),
+        **({"error": attempt.error} if attempt.error else {}),
+        **({"status": attempt.status} if attempt.status else {}),
+        "request": exchange.request.decode("latin-1") if exchange else None,
+        "response": exchange.response.decode("latin-1") if exchange else None,
+        **({"response_bytes": received} if received > KEPT_RESPONSE else {}),
+        **({} if exchange else {"gone": "the bytes of this attempt are no longer kept"}),
+    }
+
+
+def iso(seconds: float) -> str:
+    """Unix time as ISO 8601, UTC, with microseconds: sorted by it, the messages of a burst are in their order."""
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1_000_000):06d}Z"

@@ -36,6 +36,7 @@ from exposee import EVENT_TYPES, Exposee  # noqa: E402
 from journal import Journal  # noqa: E402
 from messages import DELIVERING, Delivery, Message, body_of  # noqa: E402
 from ondemand import OnDemand  # noqa: E402
+from records import delivery_json  # noqa: E402
 from rules import Rules  # noqa: E402
 from sender import InFlight  # noqa: E402
 from server import Server  # noqa: E402
@@ -362,7 +363,7 @@ class Blocking:
 
 def without_bytes(delivery: Delivery) -> dict[str, Any]:
     """All that the API shows, but for the bytes, which a restart loses."""
-    value = delivery.to_json(attempts=True)
+    value = delivery_json(delivery, attempts=True)
     for attempt in value["attempts"]:
         for name in ("request", "response", "gone"):
             attempt.pop(name, None)

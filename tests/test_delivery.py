@@ -50,7 +50,7 @@ import endpoints
 import housekeeper
 from durable import StoreError
 from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, PENDING, RETRYING, Delivery, Full, NotPossible
-from records import delivery_record
+from records import delivery_json, delivery_record
 from retries import JITTER, MAX_RETRY_AFTER, RETRY_SCHEDULE
 
 URL, SECOND = "http://a.test/hook", "http://b.test/hook"
@@ -441,7 +441,7 @@ def test_unregister_cancels_what_waits_of_that_event_only(desk: Desk) -> None:
     desk.pass_time(10)
     assert desk.settled(retrying[OTHER], 2).state == DELIVERED
     assert waiting[EVENT].count == 0
-    assert [d[EVENT].to_json()["error"] for d in (waiting, retrying)] == ["unregistered", "unregistered"]
+    assert [delivery_json(d[EVENT])["error"] for d in (waiting, retrying)] == ["unregistered", "unregistered"]
     assert counts(desk) == (0, 0)
 
 
@@ -452,9 +452,9 @@ def test_what_was_cancelled_is_counted_and_forgotten_by_a_redelivery(desk: Desk)
     desk.register(URL, EVENT)
     desk.answer = exchange()
     desk.on_demand.redeliver(first)
-    assert desk.settled(first, 2).state == DELIVERED and "error" not in first.to_json()
+    assert desk.settled(first, 2).state == DELIVERED and "error" not in delivery_json(first)
     desk.restart()
-    assert "error" not in desk.find(first).to_json()
+    assert "error" not in delivery_json(desk.find(first))
 
 
 def test_a_cancellation_is_on_the_disk_before_it_is_answered_and_stays_after_a_kill(
@@ -735,7 +735,7 @@ def test_a_ping_under_way_has_failed_after_a_restart(desk: Desk, tmp_path: Path)
         delivery = desk.under_way(ping(desk))
         files = desk.copy(tmp_path / "later")
     with Desk(files) as later:
-        assert later.find(delivery).to_json()["error"] == "interrupted by a restart"
+        assert delivery_json(later.find(delivery))["error"] == "interrupted by a restart"
         assert later.find(delivery).state == FAILED
         with pytest.raises(NotPossible, match="interrupted by a restart"):
             later.on_demand.confirm_ping(URL)
@@ -749,7 +749,7 @@ def test_a_confirmed_ping_stays_confirmed(desk: Desk) -> None:
     desk.on_demand.confirm_ping(URL)
     assert delivery.confirmed
     desk.restart()
-    assert desk.find(delivery).to_json()["confirmed"] is True
+    assert delivery_json(desk.find(delivery))["confirmed"] is True
 
 
 def test_a_ping_is_confirmed_while_it_is_under_way(desk: Desk) -> None:
@@ -757,9 +757,9 @@ def test_a_ping_is_confirmed_while_it_is_under_way(desk: Desk) -> None:
     with desk.blocked():
         delivery = desk.under_way(ping(desk))
         desk.on_demand.confirm_ping(URL)
-    assert desk.settled(delivery).to_json()["confirmed"] is True
+    assert delivery_json(desk.settled(delivery))["confirmed"] is True
     desk.restart()
-    assert desk.find(delivery).to_json()["confirmed"] is True
+    assert delivery_json(desk.find(delivery))["confirmed"] is True
 
 
 @pytest.mark.parametrize(
@@ -816,7 +816,7 @@ def test_states_due_times_and_history_survive_a_restart(desk: Desk) -> None:
     assert desk.find(failing).state == RETRYING
     desk.pass_time(1.01)
     assert desk.settled(failing, 3).count == 3
-    assert "no longer kept" in desk.find(failing).to_json(attempts=True)["attempts"][0]["gone"]
+    assert "no longer kept" in delivery_json(desk.find(failing), attempts=True)["attempts"][0]["gone"]
 
 
 def test_what_was_under_way_at_a_kill_is_delivered_again(desk: Desk, tmp_path: Path) -> None:
@@ -852,7 +852,7 @@ def test_the_last_of_many_records_counts_and_a_start_is_quick(tmp_path: Path) ->
         desk.open(tmp_path)
         found = desk.find(delivery)
         assert (found.state, found.count, len(found.attempts)) == (DELIVERED, 20_031, 20)
-        assert found.to_json()["attempt_count"] == 20_031
+        assert delivery_json(found)["attempt_count"] == 20_031
         assert counts(desk) == (0, 0)
 
 
@@ -1069,11 +1069,11 @@ def test_backlog_full_is_recorded_and_can_be_redelivered(desk: Desk, monkeypatch
         deliveries += [desk.trigger() for _ in range(3)]
         full = deliveries[-1]
         assert [d.state for d in deliveries] == [DELIVERING, PENDING, PENDING, FAILED]
-        assert full.to_json()["error"] == "backlog full" and not full.attempts
+        assert delivery_json(full)["error"] == "backlog full" and not full.attempts
     for delivery in deliveries[:-1]:
         desk.settled(delivery)
     desk.restart()
-    assert desk.find(full).to_json()["error"] == "backlog full"
+    assert delivery_json(desk.find(full))["error"] == "backlog full"
     desk.on_demand.redeliver(desk.find(full))
     assert desk.settled(full).state == DELIVERED
 

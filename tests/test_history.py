@@ -17,8 +17,8 @@ from support import EVENT, OTHER, SECONDS, Blocking, Desk, eventually, exchange,
 import history
 from history import History
 from messages import CANCELLED, DELIVERED, FAILED, PENDING, PING, RETRYING, Attempt, Delivery, Message
+from records import delivery_json, records
 from records import delivery_record as record_of
-from records import records
 
 URL, SECOND = "http://a.test/hook", "http://b.test/hook"
 
@@ -40,7 +40,7 @@ def message(number: int, event: str = EVENT) -> Message:
 
 def shown(it: History) -> list[dict[str, Any]]:
     """All that is remembered, newest first, as the API shows it."""
-    return [d.to_json(attempts=True) for d in it.newest(lambda d: True, 1_000_000, "")]
+    return [delivery_json(d, attempts=True) for d in it.newest(lambda d: True, 1_000_000, "")]
 
 
 def replayed(it: History) -> History:
@@ -95,7 +95,7 @@ def test_bytes_of_old_attempts_go_and_the_attempts_say_so(
 ) -> None:
     monkeypatch.setattr(history, limit, value)
     deliveries = [desk.settled(desk.trigger(data="x" * 1_000)) for _ in range(5)]
-    attempts = [d.to_json(attempts=True)["attempts"][0] for d in deliveries]
+    attempts = [delivery_json(d, attempts=True)["attempts"][0] for d in deliveries]
     assert ["gone" in attempt for attempt in attempts] == [True, True, True, False, False]
     assert attempts[0]["request"] is None and "x" * 1_000 in attempts[4]["request"]
     assert attempts[0]["status"] == 204
@@ -108,7 +108,7 @@ def test_20_attempts_of_a_delivery_are_remembered_and_all_are_counted(desk: Desk
         desk.on_demand.redeliver(delivery)
         desk.settled(delivery, number)
     for _ in range(2):
-        value = desk.find(delivery).to_json(attempts=True)
+        value = delivery_json(desk.find(delivery), attempts=True)
         assert value["attempt_count"] == 25
         assert [attempt["status"] for attempt in value["attempts"]] == [200 + n for n in range(6, 26)]
         desk.restart()

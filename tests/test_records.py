@@ -1,4 +1,4 @@
-"""What the journal says of messages and deliveries, and what a start makes of it."""
+"""What the journal and the lists say of messages and deliveries, and what a start makes of the journal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from support import EVENT, Desk, a_delivery, exchange
 
-from messages import PENDING, STATES, Attempt, Message, body_of
-from records import delivery_record, message_record, restore
+from client import KEPT_RESPONSE, Exchange
+from messages import PENDING, RETRYING, STATES, Attempt, Delivery, Message, body_of
+from records import attempt_json, delivery_json, delivery_record, iso, message_record, restore
 
 
 @pytest.mark.parametrize("error", [None, 'a "quoted"\nline\u2028 and \\ more'])
@@ -57,7 +58,7 @@ def test_a_record_restores_the_whole_state(state: str, flag: str) -> None:
     assert again.state == ("pending" if state == "delivering" else state), "an attempt does not outlive its process"
     for name in ("due", "tries", "count", "error", "manual", "confirmed"):
         assert getattr(again, name) == getattr(delivery, name), name
-    assert [it.to_json() for it in again.attempts] == [it.to_json() for it in delivery.attempts]
+    assert list(map(attempt_json, again.attempts)) == list(map(attempt_json, delivery.attempts))
 
 
 def test_a_record_keeps_the_bytes_of_a_body() -> None:
@@ -99,3 +100,86 @@ def test_a_spelling_is_the_same_after_a_restart_and_in_a_redelivery(tmp_path: Pa
         desk.settled(delivery, 3)
         bodies = {desk.next_sent().body for _ in range(3)}
     assert bodies == {f'{{"event": "{EVENT}", "data": {data}}}'.encode()}
+
+
+# --- as JSON for people -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (0.0, "1970-01-01T00:00:00.000000Z"),
+        (1_700_000_000.25, "2023-11-14T22:13:20.250000Z"),
+        (1_709_164_799.9999998, "2024-02-28T23:59:59.999999Z"),
+        (4_102_444_800.0, "2100-01-01T00:00:00.000000Z"),
+    ],
+)
+def test_times_are_iso_in_utc_with_microseconds(seconds: float, text: str) -> None:
+    assert iso(seconds) == text
+
+
+def test_a_fresh_delivery_as_json() -> None:
+    assert delivery_json(a_delivery()) == {
+        "id": "dlv_0123456789abcdef01234567_3",
+        "message": "msg_0123456789abcdef01234567",
+        "event": "payment_received",
+        "url": "http://example.com/hook",
+        "state": "pending",
+        "time": "2023-11-14T22:13:20.250000Z",
+        "attempt_count": 0,
+    }
+
+
+def test_a_retrying_delivery_says_what_happened_and_what_comes() -> None:
+    delivery = a_delivery()
+    delivery.state, delivery.due = RETRYING, 1_700_000_005.5
+    delivery.add(Attempt(1_700_000_000.25, 0.0123456789, 503, "the answer ended after 3 of 9 bytes"))
+    shown = delivery_json(delivery)
+    assert shown["next_attempt"] == "2023-11-14T22:13:25.500000Z"
+    assert (shown["status"], shown["error"]) == (503, "the answer ended after 3 of 9 bytes")
+    assert shown["attempt_count"] == 1 and shown.keys().isdisjoint({"attempts", "body"})
+    assert shown["duration"] == 0.012346
+    assert delivery_json(delivery, attempts=True)["body"] == delivery.message.body.decode()
+    assert delivery_json(delivery, attempts=True)["attempts"] == [
+        {
+            "time": "2023-11-14T22:13:20.250000Z",
+            "duration": 0.012346,
+            "status": 503,
+            "error": "the answer ended after 3 of 9 bytes",
+            "request": None,
+            "response": None,
+            "gone": "the bytes of this attempt are no longer kept",
+        }
+    ]
+
+
+def test_raw_bytes_are_shown_as_latin_1() -> None:
+    outcome = Exchange(bytes(range(256)), b"\xff\x00", KEPT_RESPONSE + 1, 200, b"", None)
+    shown = attempt_json(Attempt(0.0, 0.0, 200, None, outcome))
+    assert shown["request"].encode("latin-1") == bytes(range(256))
+    assert shown["response"].encode("latin-1") == b"\xff\x00"
+    assert shown["response_bytes"] == KEPT_RESPONSE + 1
+    assert "gone" not in shown and "error" not in shown
+
+
+@pytest.mark.parametrize("event, shown", [("ping", True), ("payment_received", False)])
+def test_only_pings_can_be_confirmed(event: str, shown: bool) -> None:
+    assert ("confirmed" in delivery_json(a_delivery(event))) is shown
+
+
+def test_a_retry_that_begins_while_its_delivery_is_shown_is_planned_or_is_not() -> None:
+    """Another thread sets `due` to 0.0 between any two looks at it."""
+
+    class Changing(Delivery):
+        __slots__ = ("looks",)
+
+        @property
+        def due(self) -> float:
+            return self.looks.pop(0) if self.looks else 0.0
+
+        @due.setter
+        def due(self, value: float) -> None:
+            self.looks = [1_700_000_000.0]
+
+    delivery = Changing(a_delivery().message, 0, "http://example.com/hook")
+    assert delivery_json(delivery).get("next_attempt", "2023-11-14T22:13:20.000000Z") == "2023-11-14T22:13:20.000000Z"

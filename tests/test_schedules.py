@@ -14,6 +14,7 @@ from support import EVENT, OTHER, Desk, eventually, exchange, mostly_slow
 
 from client import Exchange
 from messages import CANCELLED, DELIVERING, FAILED, OPEN, NotPossible
+from records import delivery_json
 
 URLS, EVENTS = [f"http://{number}.test/" for number in range(4)], [EVENT, OTHER]
 
@@ -129,9 +130,9 @@ def test_whatever_happens_each_delivery_ends_and_a_restart_finds_the_same(
         for _ in range(80):
             schedule.step()
         schedule.settle()
-        before = [delivery.to_json() for delivery in schedule.desk.all()]
+        before = list(map(delivery_json, schedule.desk.all()))
         schedule.restart()
-        assert [delivery.to_json() for delivery in schedule.desk.all()] == before
+        assert list(map(delivery_json, schedule.desk.all())) == before
         for url in schedule.desk.dispatcher.orphans():
             schedule.desk.register(url, *EVENTS)
         schedule.settle()

@@ -20,6 +20,7 @@ import receiver
 import server
 from messages import CANCELLED, DELIVERED, FAILED, NotPossible
 from ondemand import OnDemand
+from records import delivery_json
 from terminal import Printer
 from wire import Request
 
@@ -70,7 +71,7 @@ def test_whatever_threads_do_at_once_nothing_is_lost_and_nothing_counted_wrong(t
 
         def look(chance: random.Random) -> None:
             for delivery in dispatcher.history.newest(lambda _: True, 50):
-                assert delivery.to_json(attempts=True)["message"]
+                assert delivery_json(delivery, attempts=True)["message"]
             assert all(count >= 0 for count in dispatcher.counts().values())
             dispatcher.history.changes(max(0, dispatcher.history.version - 5), 10, 0.0)
 
