@@ -190,7 +190,7 @@ class Dispatcher:
 
     # What the senders ask; see sender.Decisions
 
-    def turn(self, over: list[InFlight], room: int) -> list[tuple[Endpoint, Delivery]]:
+    def turn(self, over: list[InFlight], room: int) -> tuple[list[tuple[Endpoint, Delivery]], float]:
         version = self.history.version
         for attempt in over:
             try:
@@ -201,7 +201,7 @@ class Dispatcher:
         claimed = self._claim(room)
         if self.history.version != version:
             self.changed.notify_all()
-        return claimed
+        return claimed, self.endpoints.due()
 
     def _queue_due(self) -> None:
         """Retries whose time has come wait for their turn as any other delivery."""
@@ -225,9 +225,6 @@ class Dispatcher:
                 self._end(delivery, CANCELLED, "unregistered")
                 self.endpoints.finish(endpoint, delivery, False, 0.0)
         return claimed
-
-    def due(self) -> float:
-        return self.endpoints.due()
 
     def _is_wanted(self, delivery: Delivery) -> bool:
         if delivery.message.event == PING:

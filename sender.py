@@ -51,11 +51,11 @@ class InFlight:
 class Decisions(Protocol):
     """What a sender asks of the dispatcher."""
 
-    def turn(self, over: list[InFlight], room: int) -> list[tuple[Endpoint, Delivery]]:
-        """Settle what is over, and say what to attempt now, `room` at the most; with the lock held."""
+    def turn(self, over: list[InFlight], room: int) -> tuple[list[tuple[Endpoint, Delivery]], float]:
+        """Settle what is over, and say what to attempt now, `room` at the most, and when the next retry will be due.
 
-    def due(self) -> float:
-        """When a retry will be due, by the senders' clock; with the lock held."""
+        With the lock held. Times are those of the senders' clock.
+        """
 
     def compose(self, endpoint: Endpoint, delivery: Delivery) -> bytes:
         """The request of an attempt; without the lock."""
@@ -116,10 +116,10 @@ class Sender(threading.Thread):
         over, self._over = self._over, []
         room = self._free() if self._until == math.inf else 0
         with self._lock:
-            claimed = self._decisions.turn(over, room)
+            claimed, due = self._decisions.turn(over, room)
             is_full = len(claimed) == room
             self._bell.asleep = not is_full
-            until = self._clock() + PATIENCE if is_full else self._decisions.due()
+            until = self._clock() + PATIENCE if is_full else due
         for endpoint, delivery in claimed:
             compose, began = functools.partial(self._decisions.compose, endpoint, delivery), self._clock()
             generator = self._exchanging(self.pool, endpoint.url, compose, began + self._timeout)

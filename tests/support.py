@@ -375,10 +375,10 @@ class _CountingDispatcher(Dispatcher):
 
     turns = 0
 
-    def turn(self, over: list[InFlight], room: int) -> list[tuple[Endpoint, Delivery]]:
-        claimed = super().turn(over, room)
+    def turn(self, over: list[InFlight], room: int) -> tuple[list[tuple[Endpoint, Delivery]], float]:
+        result = super().turn(over, room)
         self.turns += 1
-        return claimed
+        return result
 
 
 class Desk:
