@@ -70,7 +70,7 @@ Ids, times, ports, signatures and durations differ in every run. This page has f
 `Content-Length` fits them.
 """
 
-# --- the client: a few functions on a socket, so that a reader sees every byte -----------------------------------------
+# --- the client: a few functions on a socket, so that a reader sees every byte ----------------------------------------
 
 
 def talk(port: int, data: bytes) -> bytes:
@@ -270,9 +270,9 @@ def solution_1(exposee: int, receiver: int) -> bytes:
     return answer
 
 
-CHAPTERS += [Chapter("A request is text", [first_request], """
+CHAPTERS.append(Chapter("A request is text", [first_request], """
     Ask the exposee for a target that it does not have, such as `/coffee`. Which status is the answer?
-""", solution_1)]
+""", solution_1))
 
 # --- 2. Registering a webhook -----------------------------------------------------------------------------------------
 
@@ -319,10 +319,10 @@ def solution_2(exposee: int, receiver: int) -> bytes:
     return answer
 
 
-CHAPTERS += [Chapter("Registering a webhook", [registering], """
+CHAPTERS.append(Chapter("Registering a webhook", [registering], """
     Register the same URL for two further types of events with one request. Then ask for the list of webhooks:
     `GET /webhooks`.
-""", solution_2)]
+""", solution_2))
 
 # --- 3. Ping and ping-back --------------------------------------------------------------------------------------------
 
@@ -343,7 +343,7 @@ def ping(lesson: Lesson) -> None:
     lesson.step("One end of the connection", """
         For the ping, the exposee was the client. It keeps the bytes that it sent and received. We ask it for them.
     """)
-    lesson.show_sent("At the exposee's end (`>` was sent, `<` came back)", lesson.delivery(message, url))
+    lesson.show_attempt(lesson.delivery(message, url), 1, title="At the exposee's end (`>` was sent, `<` came back)")
     lesson.step("The other end", """
         The receiver was the server. It runs with `--raw`, so it prints the bytes that it received and sent: the same
         lines, with the other marks.
@@ -385,9 +385,9 @@ def solution_3(exposee: int, receiver: int) -> bytes:
     return answer
 
 
-CHAPTERS += [Chapter("Ping and ping-back", [ping, ping_back], """
+CHAPTERS.append(Chapter("Ping and ping-back", [ping, ping_back], """
     Register a second URL, on a port on which no program listens, and ping again. How many pings are delivered?
-""", solution_3)]
+""", solution_3))
 
 # --- 4. Triggering an event -------------------------------------------------------------------------------------------
 
@@ -448,9 +448,9 @@ def solution_4(exposee: int, receiver: int) -> bytes:
     return answer
 
 
-CHAPTERS += [Chapter("Triggering an event", [triggering, waiting], """
+CHAPTERS.append(Chapter("Triggering an event", [triggering, waiting], """
     Trigger an event for which no URL is registered. Is that an error?
-""", solution_4)]
+""", solution_4))
 
 # --- 5. A receiver of your own ----------------------------------------------------------------------------------------
 
@@ -539,10 +539,10 @@ def solution_5(exposee: int, receiver: int) -> bytes:
     return answer
 
 
-CHAPTERS += [Chapter("A receiver of your own", [fifteen_lines, own_receiver], """
+CHAPTERS.append(Chapter("A receiver of your own", [fifteen_lines, own_receiver], """
     Write a receiver with nothing but a socket: accept one connection, read the request, answer 204. Register it and
     trigger an event. (`socket.create_server` makes a server's socket, its `accept` waits for a client.)
-""", solution_5)]
+""", solution_5))
 
 # --- 6. Mistakes, and how to read the answers -------------------------------------------------------------------------
 
@@ -576,10 +576,10 @@ def solution_6(exposee: int, receiver: int) -> bytes:
     return answer
 
 
-CHAPTERS += [Chapter("Mistakes, and how to read the answers", [mistakes], """
+CHAPTERS.append(Chapter("Mistakes, and how to read the answers", [mistakes], """
     409 means that the request is right, but not possible in the present state. Make the exposee answer 409. (A
     ping-back confirms a ping. Send one before there has been a ping.)
-""", solution_6)]
+""", solution_6))
 
 # --- 7. Several requests on one connection ----------------------------------------------------------------------------
 
@@ -654,10 +654,10 @@ def solution_7(exposee: int, receiver: int) -> bytes:
     return b"HTTP/1.1 " + second
 
 
-CHAPTERS += [Chapter("Several requests on one connection", [keep_alive, pipelining, kept_open_by_the_exposee], """
+CHAPTERS.append(Chapter("Several requests on one connection", [keep_alive, pipelining, kept_open_by_the_exposee], """
     Send a body that is longer than its `Content-Length` says, on a connection that stays open. What does the exposee do
     with the rest? (`request` takes `Content_Length` and `Connection` as fields.)
-""", solution_7)]
+""", solution_7))
 
 # --- 8. A receiver that fails -----------------------------------------------------------------------------------------
 
@@ -759,10 +759,10 @@ def solution_8(exposee: int, receiver: int) -> bytes:
     return answer
 
 
-CHAPTERS += [Chapter("A receiver that fails", [failures, come_back_later, given_up, gone], """
+CHAPTERS.append(Chapter("A receiver that fails", [failures, come_back_later, given_up, gone], """
     With `respond=redirect` the receiver answers 302, which names another URL. Does the exposee send the request there?
     Find out with one trigger that waits.
-""", solution_8)]
+""", solution_8))
 
 # --- 9. Signatures ----------------------------------------------------------------------------------------------------
 
@@ -919,9 +919,9 @@ def solution_9(exposee: int, receiver: int) -> bytes:
     return answer
 
 
-CHAPTERS += [Chapter("Signatures", [signatures], """
+CHAPTERS.append(Chapter("Signatures", [signatures], """
     Sign a request of your own so that the receiver accepts it. At the prompt, `SECRET` is the receiver's secret.
-""", solution_9, receiver_options=("--secret", SECRET))]
+""", solution_9, receiver_options=("--secret", SECRET)))
 
 # --- 10. The exposee is killed ----------------------------------------------------------------------------------------
 
@@ -992,9 +992,9 @@ def solution_10(exposee: int, receiver: int) -> bytes:
 
 
 # With this timeout, the reader may take an hour between the request and the kill.
-CHAPTERS += [Chapter("The exposee is killed", [killed, duplicates], """
+CHAPTERS.append(Chapter("The exposee is killed", [killed, duplicates], """
     Send the receiver the same `webhook-id` twice, without the exposee. Which status does the second one get?
-""", solution_10, exposee_options=("--timeout", "3600"))]
+""", solution_10, exposee_options=("--timeout", "3600")))
 
 # --- 11. The tunnel and the roles -------------------------------------------------------------------------------------
 
@@ -1108,10 +1108,10 @@ def solution_11(exposee: int, receiver: int) -> bytes:
     return answer
 
 
-CHAPTERS += [Chapter("The tunnel and the roles", [roles, strangers, public_url, switching], """
+CHAPTERS.append(Chapter("The tunnel and the roles", [roles, strangers, public_url, switching], """
     A request with the public name as `Host` and with `X-Forwarded-For` comes from a stranger. Is one of the two enough?
     Ask for the list of webhooks with each of them alone.
-""", solution_11)]
+""", solution_11))
 
 # --- 12. Unregistering ------------------------------------------------------------------------------------------------
 
@@ -1154,6 +1154,6 @@ def solution_12(exposee: int, receiver: int) -> bytes:
     return answer
 
 
-CHAPTERS += [Chapter("Unregistering", [unregistering], """
+CHAPTERS.append(Chapter("Unregistering", [unregistering], """
     Register a URL for two types of events, and unregister one of them. Which webhook is left?
-""", solution_12)]
+""", solution_12))

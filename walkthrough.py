@@ -38,7 +38,7 @@ from typing import Any, AnyStr
 
 import lesson
 from lesson import CHAPTERS, Chapter, read_answer, receiver_url, registration, request, talk
-from options import Parser
+from options import Parser, checked
 
 if sys.platform != "win32":
     import termios
@@ -541,11 +541,9 @@ class Lesson:
             time.sleep(0.02)
         raise LessonFailed(f"{missing} within {SECONDS:.0f} s")
 
-    def show_sent(self, title: str, delivery: dict[str, Any]) -> None:
-        """The bytes of the first attempt of a delivery, both ways."""
-        self.show(title, *both_ways(delivery["attempts"][0]))
-
-    def show_attempt(self, delivery: dict[str, Any], number: int, pause: float = 0, only: Sequence[str] = ()) -> None:
+    def show_attempt(
+        self, delivery: dict[str, Any], number: int, pause: float = 0, only: Sequence[str] = (), title: str = ""
+    ) -> None:
         """The bytes of one attempt of a delivery; with `only`, these lines of its request.
 
         `pause` is the planned time in seconds since the attempt before it. A page shows it in place of the measured.
@@ -557,7 +555,9 @@ class Lesson:
             measured = began(attempt) - began(before) - before["duration"]
             later = f", {self.varying(f'{measured:.1f}', f'{pause:.1f}')} s later"
         outcome = attempt.get("error") or f"answered with {attempt['status']}"
-        self.show(f"Attempt {number}{later}: {outcome}", *both_ways(attempt), only=only and [*only, "HTTP/1."])
+        both = ("> ", attempt["request"]), ("< ", attempt["response"])
+        messages = [(mark, text.encode("latin-1")) for mark, text in both if text]
+        self.show(title or f"Attempt {number}{later}: {outcome}", *messages, only=only and [*only, "HTTP/1."])
         if not attempt["response"]:
             self.say("The exposee received nothing.")
 
@@ -600,12 +600,6 @@ class Lesson:
         lines = self.printed(text)
         left = [f"... {len(lines) - most} more lines"] if len(lines) > most else []
         self.show_lines("On the receiver's terminal", lines[:most] + left)
-
-
-def both_ways(attempt: dict[str, Any]) -> list[tuple[str, bytes]]:
-    """The messages of an attempt at the exposee's end: the request, and the answer if there was one."""
-    messages = ("> ", attempt["request"]), ("< ", attempt["response"])
-    return [(mark, text.encode("latin-1")) for mark, text in messages if text]
 
 
 def began(attempt: dict[str, Any]) -> float:
@@ -680,10 +674,8 @@ def perform(chapters: Sequence[int], markdown: bool) -> None:
             teach(CHAPTERS[number - 1], number, Lesson(programs, page, normal), number == chapters[-1])
 
 
-def chapter_number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= len(CHAPTERS)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a chapter, expected a number from 1 to {len(CHAPTERS)}")
-    return int(text)
+NO_CHAPTER = f"{{!r}} is not a chapter, expected a number from 1 to {len(CHAPTERS)}"
+chapter_number = checked("[0-9]{1,9}", NO_CHAPTER, int, lambda number: 1 <= number <= len(CHAPTERS))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -106,7 +106,7 @@ class Walk:
         self.process.communicate()
 
 
-# --- a screen at a time -----------------------------------------------------------------------------------------------
+# --- a screen at a time ----------------------------------------------------------------------------------------------
 
 
 class Enter:
@@ -278,7 +278,7 @@ def test_a_solution_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, caps
     assert errors.startswith("error: solution_1 ") and errors.count("\n") == 1
 
 
-# --- the programs ------------------------------------------------------------------------------------------------------
+# --- the programs -----------------------------------------------------------------------------------------------------
 
 
 def test_the_ports_are_free_and_different() -> None:
@@ -340,7 +340,7 @@ def test_the_listener_waits_for_the_message_that_is_meant() -> None:
     assert answers[0].startswith(b"HTTP/1.1 204 ")
 
 
-# --- the screens and the page ------------------------------------------------------------------------------------------
+# --- the screens and the page -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -439,7 +439,7 @@ def test_a_content_length_that_is_wrong_stays_so_on_a_page() -> None:
     assert with_fixed_durations(message) == message.replace(b"0.5", b"0.002")
 
 
-# --- the methods of the chapters ---------------------------------------------------------------------------------------
+# --- the methods of the chapters --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
