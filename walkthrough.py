@@ -491,11 +491,11 @@ class Lesson:
             raise LessonFailed(f"{method} {target} was answered {answer!r}")
         return body_of(answer)
 
-    def register(self, url: str, event: str = "payment_received", **more: str) -> None:
-        self.ask("POST", "/webhooks/register", {"url": url, "event_types": [event], **more})
+    def register(self, url: str) -> None:
+        self.ask("POST", "/webhooks/register", {"url": url, "event_types": ["payment_received"]})
 
-    def unregister(self, url: str, event: str = "payment_received") -> None:
-        self.ask("DELETE", "/webhooks/unregister", {"url": url, "event": event})
+    def unregister(self, url: str) -> None:
+        self.ask("DELETE", "/webhooks/unregister", {"url": url, "event": "payment_received"})
 
     def trigger(self, data: Any) -> str:
         """Trigger payment_received; returns the message's id."""

@@ -470,8 +470,9 @@ def test_the_request_shown_for_an_attempt_is_what_a_socket_received(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    teller.register(listener.url(), secret=SECRET)
-    delivery = teller.delivery(teller.trigger({"amount": 100, "in": "Zürich"}), listener.url())
+    body = {"url": listener.url(), "event_types": ["payment_received"], "secret": SECRET}
+    teller.ask("POST", "/webhooks/register", body)
+    delivery = teller.deliver(listener.url(), {"amount": 100, "in": "Zürich"})
     teller.show_attempt(delivery, 1)
     received = listener.next()
     assert delivery["attempts"][0]["request"].encode("latin-1") == received
@@ -529,9 +530,9 @@ def test_a_reader_that_has_done_the_exercise_still_sees_the_solution(
     def exercise(teller: Lesson, what: str) -> None:
         if what == "see the solution":
             capsys.readouterr()
+            events = teller.ask("GET", "/event-types")
             for url in (receiver_url(teller.receiver), "http://127.0.0.1:9/mine"):
-                for event in teller.ask("GET", "/event-types")["event_types"]:
-                    teller.register(url, event)
+                teller.ask("POST", "/webhooks/register", {"url": url, **events})
             teller.ask("GET", "/ping")
         if what == "end":
             assert teller.ask("GET", "/health")["webhooks"] > 4, "the reader's own pair has ended too early"
