@@ -147,6 +147,7 @@ def test_each_step_is_one_screen_and_the_ports_are_told_once(tmp_path: Path) -> 
         assert len(screens) > 100
         assert [line for screen in screens for line in screen if len(line) > columns] == []
         assert [screen for screen in screens if len(screen) > 24] == []
+        assert [screen for screen in screens[:-1] if not any(screen[:-1])] == [], "nothing but a prompt"
         text = "\n".join(line for screen in screens for line in screen)
         assert re.findall(r"^\d+\. .*$", text, re.MULTILINE) == titles()
         [(exposee, receiver)] = re.findall(r"^exposee, receiver = (\d+), (\d+)$", text, re.MULTILINE)
@@ -521,6 +522,18 @@ def read(number: int, programs: Programs, act: Callable[[Lesson, str], None]) ->
     page = Reader(act)
     page.lesson = Lesson(programs, page, Normal(programs.ports))
     walkthrough.teach(CHAPTERS[number - 1], number, page.lesson, last=True)
+
+
+def test_between_two_steps_is_one_pause(programs: Programs, capsys: pytest.CaptureFixture[str]) -> None:
+    shown: list[list[str]] = []
+    page = Reader(lambda *_: shown.append(re.findall("step [0-9]", capsys.readouterr().out)))
+    teller = page.lesson = Lesson(programs, page, Normal(programs.ports))
+    teller.step("One", "step 1")
+    teller.step("Two", "step 2")
+    teller.pause()  # before something that step 3 tells of
+    teller.step("Three", "step 3")
+    teller.pause()
+    assert shown == [["step 1"], ["step 2"], ["step 3"]]
 
 
 @pytest.mark.parametrize("number", [3, 4, 6, 12])
