@@ -7,8 +7,8 @@ import json
 import queue
 import selectors
 import shutil
+import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -26,6 +26,7 @@ SECONDS = 10.0  # that anything which must happen may take; nothing waits this l
 
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "tools")]
 
+import walkthrough  # noqa: E402
 from addresses import Guard, url_problem  # noqa: E402
 from client import Exchange  # noqa: E402
 from client import exchange as run_exchange  # noqa: E402
@@ -567,72 +568,31 @@ def eventually(condition: Callable[[], Any], what: str = "it") -> Any:
 # --- our side, as processes -----------------------------------------------------------------------------------
 
 
-class Program:
+class Program(walkthrough.Program):
     """One of the programs as its users start it. `lines` are what it has printed so far, both streams."""
 
     def __init__(self, *command: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
-        import os
-
-        environment = {k: v for k, v in os.environ.items() if k not in ("EXPOSEE_URL", "WEBHOOK_URL", "WEBHOOK_SECRET")}
-        environment |= {"PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
-        script, *arguments = command
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / script), *arguments],
-            cwd=cwd,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-        )
-        self.lines: list[str] = []
-        self._more = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout
-        for line in self.process.stdout:
-            with self._more:
-                self.lines.append(line.rstrip("\n"))
-                self._more.notify_all()
-        with self._more:
-            self._more.notify_all()
+        super().__init__(*command, cwd=cwd, env={"PYTHONDONTWRITEBYTECODE": "1", **(env or {})})
 
     def wait_for(self, text: str) -> str:
         """The first line that has `text` in it; fails the test if none comes."""
-        with self._more:
-            found = self._more.wait_for(lambda: [line for line in self.lines if text in line], SECONDS)
-            assert found, f"{text!r} was not printed: {self.lines}"
-            return found[0]
+        return str(self.wait_until(lambda lines: [line for line in lines if text in line], repr(text))[0])
 
     @property
     def port(self) -> int:
         """The port of a server, from its first line."""
         return int(self.wait_for("http://").split("http://")[1].split(":")[1].split("/")[0].split(",")[0])
 
-    def stop(self, number: int | None = None) -> int:
-        """Send SIGINT, or the given signal; the exit code."""
-        import signal
-
-        self.process.send_signal(signal.SIGINT if number is None else number)
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Send this signal; the exit code."""
+        self.process.send_signal(number)
         return self.wait()
-
-    def wait(self) -> int:
-        code = self.process.wait(SECONDS)
-        self._reader.join(SECONDS)
-        return code
 
     def __enter__(self) -> Program:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.wait()
-        assert self.process.stdout
-        self.process.stdout.close()
+        self.kill()
 
 
 class Gate(Protocol):
