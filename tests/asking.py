@@ -202,7 +202,7 @@ def limits(asker: Asker, pair: Pair) -> None:
     """Strangers who ask too often, too many streams, a disk that refuses."""
     disk = Disk()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("exposee.MAX_STREAMS", 0)
+        patch.setattr("owner.MAX_STREAMS", 0)
         patch.setattr("rules.Allowance.take", lambda _: 1.0)
         asker.ask(pair, "GET", "/ping", **tunnelled())
         asker.ask(pair, "POST", "/trigger", EVENT, **tunnelled())

@@ -111,6 +111,15 @@ def request(method: str, target: str, body: bytes | None = None, **fields: str) 
     return "\r\n".join(lines).encode("latin-1") + (body or b"")
 
 
+def is_problem(answer: Response, status: int, *words: str) -> bool:
+    """Whether this is a problem of RFC 9457, in one sentence; its detail has to have all the words."""
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json"), answer
+    problem = answer.json()
+    assert problem.keys() == {"title", "status", "detail"} and problem["status"] == status
+    assert not [word for word in words if word not in problem["detail"]], problem["detail"]
+    return "Traceback" not in problem["detail"] and "\n" not in problem["detail"] and len(problem["detail"]) < 500
+
+
 # --- a receiver that shares no code with ours ------------------------------------------------------------------
 
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
