@@ -79,7 +79,7 @@ URLS: list[Any] = [
     "http://host.example/a b", "http://host.example/\r\nX: y", "http://host.example/\x00", "http://host.example/\x7f",
     "http://höst.example/", "http://ho<st.example/", "http://host.example/" + "x" * 2_048,
 ]  # fmt: skip
-EVENT_TYPES: list[Any] = [A, "", {}, [], 5, True, [""], [5], [None], [[A]], ["lunch"], [A, "lunch"], ["ping"], [A] * 65]
+EVENT_TYPES: list[Any] = [A, "", {}, [], 5, True, [""], [5], [None], [[A]], ["lunch"], [A, "lunch"], ["ping"]]
 SECRETS: list[Any] = [
     5, "", False, [SECRET], "whsec_", SECRET[6:], SECRET[:-1], "whsec_!!!!" + SECRET[10:], "whsec_é" + SECRET[7:],
     "whsec_" + base64.b64encode(bytes(23)).decode(), "whsec_" + base64.b64encode(bytes(65)).decode(), SECRET + "\n",
