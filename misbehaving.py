@@ -37,7 +37,7 @@ class Misbehaviour:
         if done or len(self._done) < COUNTED:
             self._done[request.target] = done + 1
         if name in BEHAVIOUR:
-            return BEHAVIOUR[name]()
+            return Answer(takeover=BEHAVIOUR[name])
         if re.fullmatch("[2-5][0-9][0-9]", name) and int(name) in PHRASES:
             headers = {"Retry-After": after} if after and re.fullmatch("[ -~]+", after) else {}
             return Answer(int(name), None if name in ("204", "304") else {"respond": int(name)}, headers)
@@ -72,13 +72,11 @@ def _sending(first: str, again: bytes = b"", pause: float = 0.0) -> Callable[[so
     return send
 
 
-BEHAVIOUR: dict[str, Callable[[], Answer]] = {
-    "hang": lambda: Answer(takeover=_hang),
-    "drip": lambda: Answer(takeover=_sending("200 OK\r\nContent-Length: 1000\r\n\r\n", b".", 1.0)),  # no read times out
-    "reset": lambda: Answer(takeover=_reset),
-    "half": lambda: Answer(
-        takeover=_sending("200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nonly half of")
-    ),
-    "endless": lambda: Answer(takeover=_sending("200 OK\r\n\r\n", b"and so on " * 1_000)),
-    "redirect": lambda: Answer(302, None, {"Location": "/somewhere-else"}),
+BEHAVIOUR: dict[str, Callable[[socket.socket], None]] = {
+    "hang": _hang,
+    "drip": _sending("200 OK\r\nContent-Length: 1000\r\n\r\n", b".", 1.0),  # no read of it times out
+    "reset": _reset,
+    "half": _sending("200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nonly half of"),
+    "endless": _sending("200 OK\r\n\r\n", b"and so on " * 1_000),
+    "redirect": _sending("302 Found\r\nLocation: /somewhere-else\r\nContent-Length: 0\r\n\r\n"),
 }

@@ -154,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a receiver until it is told to stop. 0 then; 2 for what keeps it from starting."""
+    """Run a receiver until it is told to stop. 0 then; 2 for what keeps it from starting, or OSError."""
     chosen = parser().parse_args(argv)
     if chosen.new_secret:
         terminal.say(new_secret())
@@ -171,10 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show = printer.show if chosen.raw else None
     confirm = ping_back(exposee, chosen.url, printer.log, show) if chosen.ping_back else None
     receiver = Receiver(chosen.secret or "", confirm=confirm, say=printer.log)
-    try:
-        server = Server((chosen.host, chosen.port), receiver.routes, show, printer.log)
-    except OSError as error:
-        return terminal.fail(error, 2)
+    server = Server((chosen.host, chosen.port), receiver.routes, show, printer.log)
     stop_on_signals(server)
     printer.say(f"Receiver on {server.url}{PATH}{server.everywhere}, Ctrl-C stops it")
     verified = "signatures are verified" if chosen.secret else "no secret: signatures are not verified"

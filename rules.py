@@ -1,6 +1,6 @@
 """What a request must be, and who may make it: each check returns the value or raises the Problem that names the field.
 
-What owners and strangers (callers.py) may do is decided in exposee.py, and told to people in SECURITY.md.
+What owners and strangers (addresses.py) may do is decided in exposee.py, and told to people in SECURITY.md.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from addresses import Guard, spelled, url_problem
-from callers import is_local
+from addresses import Guard, is_local, spelled, url_problem
 from messages import CANCELLED, FAILED, Delivery, is_secret
 from strict_json import shown
 from wire import Problem, Request

@@ -195,8 +195,7 @@ class Server(socketserver.ThreadingTCPServer):
         else:
             takers = self._takers(request.method)
             known = difflib.get_close_matches(request.path[:100], takers, 1) or takers or list(self._routes)
-            what = "expected" if len(known) == 1 else "known are"
-            raise Problem(404, f"there is no {request.path} here, {what} {', '.join(known)}")
+            raise Problem(404, f"there is no {request.path} here, expected {' or '.join(known)}")
         allow = {"Allow": ", ".join(methods)}
         if request.method == "OPTIONS":
             return Answer(204, headers=allow)

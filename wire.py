@@ -24,7 +24,7 @@ MAX_FIELDS = 64  # header fields; a proxy adds a dozen to a client's dozen
 MAX_BODY = 1_048_576  # bytes; GitHub's cap is 25 MiB, but ours are a learner's events
 MAX_CHUNKS = 16_384  # a body of one-byte chunks costs us far more than its sender
 TOO_LARGE = f"the body is over {MAX_BODY:,} bytes"
-SEEN = 65_536  # bytes of a request that are kept for transcripts
+SEEN = 32_768  # bytes of a request that are kept for transcripts
 
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, 5.6.2
 FIRST_BYTE = re.compile(rb"[\r\n]|" + TOKEN)

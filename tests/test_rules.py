@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support import each
-from test_callers import asked
+from test_addresses import asked
 
 from addresses import MAX_URL, Guard, url_problem
 from messages import is_secret
