@@ -35,7 +35,7 @@ from journal import Journal
 from keys import Reused
 from messages import DELIVERED, PING, PING_DATA, Delivery, Full, NotPossible, body_of, new_message_id
 from ondemand import OnDemand
-from owner import Owner
+from owner import Owner, greeting, waiting
 from retries import RETRY_SCHEDULE
 from rules import Rules, check_secret, check_url, idempotency_key, members, permit, preferred_wait, text
 from server import Routes, Server, stay_on_one_core, stop_on_signals
@@ -253,29 +253,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (StoreError, OSError) as error:
         return terminal.fail(error, 2)
     return 0
-
-
-def greeting(
-    store: WebhookStore, journal: Journal, dispatcher: Dispatcher, chosen: argparse.Namespace
-) -> Iterator[str]:
-    """What the owner should know of the files and the options, a line each."""
-    stored = f"{store.count()} webhook(s) of {len(store.urls())} URL(s)"
-    yield f"{chosen.store}: {stored}, {waiting(dispatcher.counts()['waiting'])}"
-    if chosen.token:
-        yield "behind nginx all callers look local, and need no token, until it has README's two lines"
-    if journal.warning:
-        yield f"warning: {journal.warning}"
-    for name in sorted({entry["event"] for entry in store.webhooks()} - set(chosen.event_types)):
-        yield f"warning: {store.path}: nobody can trigger {name}, an unknown event type"
-    orphans = dispatcher.orphans()
-    if orphans:
-        count, url = sum(orphans.values()), next(iter(orphans))
-        what = f"{count} deliveries wait for {len(orphans)} URLs that are not registered for them, such as {url}"
-        yield f"warning: {what}: register them to have these sent, or unregister them"
-
-
-def waiting(count: int) -> str:
-    return f"{count} {'delivery waits' if count == 1 else 'deliveries wait'}"
 
 
 if __name__ == "__main__":

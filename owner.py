@@ -3,11 +3,12 @@
     GET   /  /webhooks  /deliveries  /deliveries/{id}  /deliveries/stream
     POST  /deliveries/{id}/attempts  /deliveries/attempts
 
-Only local callers may ask for these, and callers with the token.
+Only local callers may ask for these, and callers with the token. `greeting` is what the terminal says at the start.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import threading
@@ -15,7 +16,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from delivery import Dispatcher
 from history import History
+from journal import Journal
 from messages import STATES, Delivery
 from ondemand import OnDemand
 from rules import Rules, members, recovery
@@ -106,3 +109,26 @@ class Owner:
         if delivery is None:
             raise Problem(404, f"there is no delivery {request.parameters[0]}, or no longer")
         return delivery
+
+
+def greeting(
+    store: WebhookStore, journal: Journal, dispatcher: Dispatcher, chosen: argparse.Namespace
+) -> Iterator[str]:
+    """What the owner should know of the files and the options, a line each."""
+    stored = f"{store.count()} webhook(s) of {len(store.urls())} URL(s)"
+    yield f"{chosen.store}: {stored}, {waiting(dispatcher.counts()['waiting'])}"
+    if chosen.token:
+        yield "behind nginx all callers look local, and need no token, until it has README's two lines"
+    if journal.warning:
+        yield f"warning: {journal.warning}"
+    for name in sorted({entry["event"] for entry in store.webhooks()} - set(chosen.event_types)):
+        yield f"warning: {store.path}: nobody can trigger {name}, an unknown event type"
+    orphans = dispatcher.orphans()
+    if orphans:
+        count, url = sum(orphans.values()), next(iter(orphans))
+        what = f"{count} deliveries wait for {len(orphans)} URLs that are not registered for them, such as {url}"
+        yield f"warning: {what}: register them to have these sent, or unregister them"
+
+
+def waiting(count: int) -> str:
+    return f"{count} {'delivery waits' if count == 1 else 'deliveries wait'}"

@@ -82,7 +82,10 @@ class Receiver:
             if acknowledges and not entry.duplicate:
                 if isinstance(event, str):
                     handle(event, payload.get("data"))
-                self._remember(message_id)
+                if message_id:
+                    self._seen[message_id] = None
+                if len(self._seen) > SEEN:
+                    del self._seen[next(iter(self._seen))]
         if acknowledges:
             answer.after = lambda sent: self._end(sent, "" if entry.duplicate else message_id, event)
         return answer
@@ -97,12 +100,6 @@ class Receiver:
         if not entry.verified:
             raise Problem(401, "the signature does not verify; the receiver's terminal says why", notes=reasons)
         entry.notes += reasons
-
-    def _remember(self, message_id: str) -> None:
-        if message_id:
-            self._seen[message_id] = None
-        if len(self._seen) > SEEN:
-            del self._seen[next(iter(self._seen))]
 
     def _end(self, sent: bool, message_id: str, event: object) -> None:
         """The answer has been sent; or it could not be sent, so the message comes again and counts as new."""
