@@ -4,7 +4,8 @@ The attack is called server-side request forgery: a stranger registers http://19
 address as a webhook, and the exposee sends requests there from inside its network. A name resolves to any address, and
 to another one tomorrow: so a host is judged by its spelling at registration, and each address at every connect.
 
-A caller who is not at this machine is a stranger: he came through a tunnel, a proxy, the network or another site's page.
+Callers who are not at this machine are strangers: they came through a tunnel, a proxy, the network or a page of
+another site.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ class Exposee:
         return Answer(200, body)
 
     def _nobody(self, event: str) -> str:
-        """That nothing is sent, also for the terminal, where a pair would wait for a delivery's line."""
+        """Say that nothing is sent, at the terminal too, where a pair would wait for a delivery's line."""
         self._say(f"nothing to deliver: nobody is registered for {event}")
         return f"nobody is registered for {event}"
 

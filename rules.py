@@ -1,6 +1,6 @@
 """What a request must be, and who may make it: each check returns the value or raises the Problem that names the field.
 
-What owners and strangers (addresses.py) may do is decided in exposee.py, and told to people in SECURITY.md.
+SECURITY.md tells people who may do what. addresses.py knows who is local; everybody else is a stranger.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KEY = re.compile(r'"([ !#-\[\]-~]{1,255})"|([!#-+\--\[\]-~]{1,255})')
 
 
 def permit(request: Request, *carried: str | None) -> Callable[[str | None], None]:
-    """A function that refuses changes of a URL with a secret to strangers who do not carry it; a former one is none."""
+    """A check for the store: Problem 403 if a stranger changes a URL with a secret, and carries another one or none."""
 
     def check(secret: str | None) -> None:
         if secret is None or is_local(request):
@@ -163,7 +163,7 @@ def idempotency_key(request: Request) -> str:
 
 
 def recovery(body: dict[str, Any]) -> Callable[[Delivery], bool]:
-    """Whether a delivery is to be attempted once more, by {"state"?, "url"?, "since"?}; `since` is of its message."""
+    """A function that says which deliveries {"state"?, "url"?, "since"?} asks for; `since`: the message's time."""
     if not body or body.keys() - {"state", "url", "since"}:
         raise Problem(422, f"the members are {shown(sorted(body))}, expected one or more of state, url, since")
     state, url = body.get("state", FAILED), text(body, "url") if "url" in body else None

@@ -5,7 +5,7 @@
 
 A connection gets a thread. On it a request is read (wire.py), finds its handler in the table of routes, and the
 `Answer` (or the `Problem` that was raised) goes out as one write, a stream in pieces. http.server brings the loop over
-requests, and no limits: it waits for any client for ever. Left out on purpose: TLS, which is a tunnel's or a proxy's job.
+requests; the limits are ours. Left out on purpose: TLS, which is a tunnel's or a proxy's job.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Routes = Mapping[str, Mapping[str, "Handler | None"]]  # path, method, handler; 
 class _Connection(socket.socket):
     """A connection with one deadline for all reads: a socket's own timeout starts anew at each of them."""
 
-    deadline = math.inf  # of what we wait for from the client; inf while we do not wait. Its own thread sets it
+    deadline = math.inf  # until when we wait for the client; inf while we do not. Only the own thread sets it
 
     def recv_into(self, *arguments: Any) -> int:
         try:

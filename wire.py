@@ -32,10 +32,10 @@ REQUEST_LINE = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/(1\.\d)\r\n" % TOKEN)
 FIELD = re.compile(rb"(%b):([\t\x20-\x7e\x80-\xff]*)\r\n" % TOKEN)
 CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]+)(?:[\t ]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")  # what follows ; is ignored
 AUTHORITY = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?")
-SINGLE = ("content-length", "host", "transfer-encoding", "content-type", "authorization")
+SINGLE = ("content-length", "host", "transfer-encoding", "content-type", "authorization")  # never repeated
 
 JSON_TYPE = "application/json"
-PHRASES = {status.value: status.phrase for status in http.HTTPStatus}  # but for these, which vary between versions
+PHRASES = {status.value: status.phrase for status in http.HTTPStatus}  # the four below vary between Pythons
 PHRASES |= {413: "Content Too Large", 414: "URI Too Long", 416: "Range Not Satisfiable", 422: "Unprocessable Content"}
 CURL_HINT = "add curl's -H 'Content-Type: application/json'"
 
