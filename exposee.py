@@ -40,7 +40,6 @@ from retries import RETRY_SCHEDULE
 from rules import Rules, check_secret, check_url, idempotency_key, members, permit, preferred_wait, text
 from server import Routes, Server, stay_on_one_core, stop_on_signals
 from store import WebhookStore
-from strict_json import shown
 from terminal import brief
 from wire import MAX_BODY, Answer, Problem, Request
 
@@ -142,7 +141,7 @@ class Exposee:
     def ping_back(self, request: Request) -> Answer:
         url = text(members(request, "url"), "url")
         if not self._store.has(url):
-            raise Problem(404, f"url is not registered: register {shown(url)} first")
+            raise Problem(404, f"url is not registered: register {strict_json.shown(url)} first")
         try:
             self._on_demand.confirm_ping(url)
         except NotPossible as error:

@@ -104,19 +104,17 @@ class Rules:
             return reason.partition(":")[0]
         return re.sub(r"( resolves to the [a-z-]+ address) [0-9A-Fa-f:.%]+", r"\1", reason)
 
-    def check_event(self, value: Any) -> str:
+    def check_event(self, value: Any, name: str = "event") -> str:
         if value not in self.event_types:
-            raise Problem(422, f"event is {shown(value)}, expected one of {', '.join(self.event_types)}")
+            raise Problem(422, f"{name} is {shown(value)}, expected one of {', '.join(self.event_types)}")
         return str(value)
 
     def check_event_types(self, value: Any) -> list[str]:
-        known = ", ".join(self.event_types)
+        """The known event types of a list, each once."""
         if not isinstance(value, list) or not value:
+            known = ", ".join(self.event_types)
             raise Problem(422, f"event_types is {shown(value)}, expected a list with one or more of {known}")
-        for name in value:
-            if name not in self.event_types:
-                raise Problem(422, f"event_types has {shown(name)}, expected only {known}")
-        return list(dict.fromkeys(value))
+        return list(dict.fromkeys(self.check_event(each, "an item of event_types") for each in value))
 
 
 def members(request: Request, *known: str) -> dict[str, Any]:

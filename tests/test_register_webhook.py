@@ -191,8 +191,8 @@ def test_a_url_that_the_exposee_cannot_reach_is_warned_of_before_it_is_sent(
 @pytest.mark.parametrize(
     "argv, detail",
     [
-        (["--events", "nonsense"], "422 event_types has"),
-        (["--events", ""], "422 event_types has"),
+        (["--events", "nonsense"], "422 an item of event_types is"),
+        (["--events", ""], "422 an item of event_types is"),
         (["--secret", "whsec_short"], "422 secret is not"),
         (["--url", "http://169.254.169.254/"], "403 "),
     ],
