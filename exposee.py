@@ -135,8 +135,7 @@ class Exposee:
             answer.headers["Preference-Applied"] = f"wait={seconds:.0f}"
             return answer
         queued = f"{event} queued for {count} webhook(s)" if count else self._nobody(event)
-        location = {"Location": f"/deliveries?message={message.id}"}
-        return Answer(202, {"message": queued, "id": message.id}, location)
+        return Answer(202, {"message": queued, "id": message.id}, {"Location": f"/deliveries?message={message.id}"})
 
     def ping_back(self, request: Request) -> Answer:
         url = text(members(request, "url"), "url")

@@ -195,7 +195,7 @@ class Server(socketserver.ThreadingTCPServer):
         else:
             takers = self._takers(request.method)
             known = difflib.get_close_matches(request.path[:100], takers, 1) or takers or list(self._routes)
-            raise Problem(404, f"there is no {request.path} here, expected {' or '.join(known)}")
+            raise Problem(404, f"there is no {request.path} here, expected {', '.join(known)}")
         allow = {"Allow": ", ".join(methods)}
         if request.method == "OPTIONS":
             return Answer(204, headers=allow)

@@ -600,7 +600,7 @@ def test_a_request_is_shown_before_what_it_causes() -> None:
 
 
 @pytest.mark.parametrize("data, line", [
-    (request("GET", "/nothing?token=s3cret"), "GET /nothing: 404, there is no /nothing here, expected /ok or /items/{id} or "),
+    (request("GET", "/nothing?token=s3cret"), "GET /nothing: 404, there is no /nothing here, expected /ok, /items/{id}, "),
     (host(HOST, b"http://me:s3cret@h/ok"), "GET /ok: 400, the host is malformed"),
     (request("PUT", "/ok"), "PUT /ok: 405, /ok takes GET, POST, HEAD, not PUT"),
     (request("GET", "/whsec_s3cret"), "GET /***: 404, "),
