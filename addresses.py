@@ -150,5 +150,6 @@ def is_local(request: Request) -> bool:
     )
 
 
+@functools.lru_cache(1_024)
 def _is_loopback(authority: str) -> bool:
     return spelled(re.sub(r":\d*$", "", authority).strip("[]")) == "loopback"
