@@ -60,7 +60,7 @@ class Exposee:
         routes: Routes = {
             "/webhooks/register": {"POST": self.register},
             "/webhooks/unregister": {"DELETE": self.unregister},
-            "/ping": {"GET": self.ping, "HEAD": None},  # else HEAD would send pings, too
+            "/ping": {"GET": self.ping, "HEAD": None},  # None: there is no HEAD, which would send pings, too
             "/trigger": {"POST": self.trigger},
             "/webhooks/ping-back": {"POST": self.ping_back},
             "/event-types": {"GET": self.event_types},
@@ -68,7 +68,7 @@ class Exposee:
             **Owner(store, dispatcher.history, self._on_demand, rules).routes,
         }
         self.routes: Routes = {
-            path: {method: handler and refusals()(handler) for method, handler in methods.items()}  # None stays
+            path: {method: handler and refusals()(handler) for method, handler in methods.items()}
             for path, methods in routes.items()
         }
 

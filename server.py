@@ -209,7 +209,7 @@ class Server(socketserver.ThreadingTCPServer):
             raise as_problem(error) from error
 
     def tell(self, what: str, problem: Problem) -> None:
-        """Tell the terminal how a request is answered that failed, and why."""
+        """Tell the terminal what a request that failed is answered, and why."""
         notes = [f"  {note}" for note in problem.notes]
         detail = problem.detail.partition(";")[0] if notes else problem.detail  # after it: that the terminal says why
         self.log(f"{brief(what)}: {problem.status}, {brief(detail)}", *notes)
