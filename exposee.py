@@ -23,7 +23,7 @@ import argparse
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import options
@@ -38,7 +38,7 @@ from ondemand import OnDemand
 from owner import Owner, greeting, waiting
 from retries import RETRY_SCHEDULE
 from rules import Rules, check_secret, check_url, idempotency_key, members, permit, preferred_wait, text
-from server import Routes, Server, stay_on_one_core, stop_on_signals
+from server import Refusals, Routes, Server, stay_on_one_core, stop_on_signals
 from store import WebhookStore
 from terminal import brief
 from wire import MAX_BODY, Answer, Problem, Request
@@ -47,17 +47,18 @@ EVENT_TYPES = ("payment_received", "payment_processed", "invoice_processing", "i
 PING_SECONDS = 5.0  # that GET /ping waits for the outcomes
 MAX_WAITING = 16  # requests with Prefer: wait at once, each of which holds a connection
 MAX_PINGS = 12  # GET /ping at once, for the same reason
+REFUSALS: Refusals = {StoreError: 503, Full: 503, NotPossible: 409, Reused: 422}  # of a handler
 
 
 class Exposee:
-    """The handlers, by route; each takes a Request and returns an Answer or raises a Problem."""
+    """The handlers, by route; each takes a Request and returns an Answer, or raises a Problem or one of REFUSALS."""
 
     def __init__(self, store: WebhookStore, dispatcher: Dispatcher, rules: Rules, say: Callable[[str], None]) -> None:
         self._store, self._dispatcher, self._rules, self._say = store, dispatcher, rules, say
         self._on_demand = OnDemand(dispatcher)
         self._waiting = threading.BoundedSemaphore(MAX_WAITING)
         self._pings = threading.BoundedSemaphore(MAX_PINGS)
-        routes: Routes = {
+        self.routes: Routes = {
             "/webhooks/register": {"POST": self.register},
             "/webhooks/unregister": {"DELETE": self.unregister},
             "/ping": {"GET": self.ping, "HEAD": None},  # None: there is no HEAD, which would send pings, too
@@ -66,10 +67,6 @@ class Exposee:
             "/event-types": {"GET": self.event_types},
             "/health": {"GET": self.health},
             **Owner(store, dispatcher.history, self._on_demand, rules).routes,
-        }
-        self.routes: Routes = {
-            path: {method: handler and refusals()(handler) for method, handler in methods.items()}
-            for path, methods in routes.items()
         }
 
     # The five routes of the exercise: for everyone
@@ -183,19 +180,6 @@ class Exposee:
             self._waiting.release()
 
 
-@contextlib.contextmanager
-def refusals() -> Iterator[None]:
-    """What the disk or the dispatcher refuses a handler becomes a Problem."""
-    try:
-        yield
-    except (StoreError, Full) as error:
-        raise Problem(503, str(error), {"Retry-After": "5"}) from None
-    except NotPossible as error:
-        raise Problem(409, str(error)) from None
-    except Reused as error:
-        raise Problem(422, str(error)) from None
-
-
 # --- the command line ----------------------------------------------------------------------------------------
 
 
@@ -230,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with contextlib.ExitStack() as stack:  # its end closes what has been entered
             address = (chosen.host, chosen.port)
-            server = stack.enter_context(Server(address, {}, show, printer.log))  # before any file is touched
+            server = stack.enter_context(Server(address, {}, show, printer.log, REFUSALS))  # before any file
             stop_on_signals(server)  # before anybody is told that it runs
             store = stack.enter_context(contextlib.closing(WebhookStore(chosen.store, url_problem, log=printer.log)))
             journal = stack.enter_context(contextlib.closing(Journal(store.path.with_suffix(".deliveries.jsonl"))))

@@ -42,6 +42,7 @@ ACCEPT_PAUSE = 0.05  # seconds without accepting when there is no file descripto
 AROUND_PATH = re.compile(r"^\w+://[^/?]*|\?.*")  # of a request target: these may have credentials
 
 Handler = Callable[[Request], Answer]
+Refusals = Mapping[type[BaseException], int]  # exceptions whose text says why something is refused, and their status
 Routes = Mapping[str, Mapping[str, "Handler | None"]]  # path, method, handler; {id} in a path takes one segment
 
 
@@ -134,7 +135,7 @@ class Server(socketserver.ThreadingTCPServer):
     """A thread for each connection, MAX_CONNECTIONS at most.
 
     `show` prints the bytes of all requests and answers, as Printer.show does; `log` prints a line for each Problem, and
-    its notes.
+    its notes. An exception of a handler that is neither a Problem nor among the `refusals` is a bug, and answers 500.
 
     When all are taken, or all file descriptors, the connection that has waited longest for its client makes room for
     the new one: a client that opens connections and says nothing cannot keep others out.
@@ -151,8 +152,10 @@ class Server(socketserver.ThreadingTCPServer):
         routes: Routes,
         show: Callable[..., None] | None = None,
         log: Callable[..., None] = lambda *lines: None,
+        refusals: Refusals = {},
     ) -> None:
         self.show, self.log, self.stopping = show, log, False
+        self._refusals = refusals
         self.set_routes(routes)
         self._lock = threading.Lock()  # guards the next one, and every shutdown: a closed descriptor may be reused
         self._open: set[_Connection] = set()
@@ -206,7 +209,7 @@ class Server(socketserver.ThreadingTCPServer):
         try:
             return methods[request.method](request._replace(parameters=match.groups()) if match.groups() else request)
         except (Exception, SystemExit) as error:
-            raise as_problem(error) from error
+            raise as_problem(error, self._refusals) from error
 
     def tell(self, what: str, problem: Problem) -> None:
         """Tell the terminal what a request that failed is answered, and why."""
@@ -278,10 +281,12 @@ class Server(socketserver.ThreadingTCPServer):
                         connection.wake(socket.SHUT_RD)  # an answer on its way still arrives
 
 
-def as_problem(error: BaseException) -> Problem:
+def as_problem(error: BaseException, refusals: Refusals = {}) -> Problem:
     """What a handler raised; when it is a bug, the client learns that it is ours, and the terminal what it was."""
     if isinstance(error, Problem):
         return error
+    if status := refusals.get(type(error)):
+        return Problem(status, str(error), {"Retry-After": "5"} if status == 503 else None)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     note = f"{error!r} at {os.path.basename(frame.filename)}:{frame.lineno}"
     return Problem(500, "an error on our side; the terminal of the server says more", notes=[note])

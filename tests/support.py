@@ -32,7 +32,7 @@ from client import exchange as run_exchange  # noqa: E402
 from connections import KEPT_OPEN, NextAddress, Pool, Resolver, Wait  # noqa: E402
 from delivery import Dispatcher  # noqa: E402
 from endpoints import Endpoint  # noqa: E402
-from exposee import EVENT_TYPES, Exposee  # noqa: E402
+from exposee import EVENT_TYPES, REFUSALS, Exposee  # noqa: E402
 from journal import Journal  # noqa: E402
 from messages import DELIVERING, Delivery, Message, body_of  # noqa: E402
 from ondemand import OnDemand  # noqa: E402
@@ -274,7 +274,9 @@ class Pair:
         self.dispatcher = Dispatcher(self.store, self.journal, guard, **options)
         rules = Rules(front.pop("event_types", EVENT_TYPES), guard, **front)
         self.exposee = Exposee(self.store, self.dispatcher, rules, self.log.append)
-        self.server = Server(("127.0.0.1", 0), self.exposee.routes, log=lambda *lines: self.log.extend(lines))
+        self.server = Server(
+            ("127.0.0.1", 0), self.exposee.routes, log=lambda *lines: self.log.extend(lines), refusals=REFUSALS
+        )
         self.server.timeout = PROMPTLY
         self.port, self.url = self.server.server_port, self.server.url
         self.dispatcher.start()

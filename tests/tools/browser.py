@@ -23,6 +23,7 @@ from typing import Any
 import requests
 from support import PROMPTLY, ROOT, SECONDS, Pair
 
+from exposee import REFUSALS
 from server import Server
 from wire import Answer, Request
 
@@ -228,7 +229,8 @@ class Console:
         stream = routes["/deliveries/stream"]["GET"]
         assert stream
         self.stream = stream
-        self.server = Server(("127.0.0.1", 0), {**routes, "/deliveries/stream": {"GET": self._stream}})
+        routes = {**routes, "/deliveries/stream": {"GET": self._stream}}
+        self.server = Server(("127.0.0.1", 0), routes, refusals=REFUSALS)
         self.server.timeout = PROMPTLY
         self.url = self.server.url + "/"
         self._thread = threading.Thread(target=self.server.run, daemon=True)
