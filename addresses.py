@@ -1,8 +1,11 @@
-"""What a URL must be, and which destinations are private: strangers must not reach what only the exposee can reach.
+"""What is local: destinations that strangers must not reach, and callers at this machine. And what a URL must be.
 
 The attack is called server-side request forgery: a stranger registers http://192.168.1.1/ or the cloud's metadata
 address as a webhook, and the exposee sends requests there from inside its network. A name resolves to any address, and
 to another one tomorrow: so a host is judged by its spelling at registration, and each address at every connect.
+
+Callers who are not at this machine are strangers: they came through a tunnel, a proxy, the network or a page of
+another site.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import socket
 from typing import Any, NamedTuple
 
 from strict_json import shown
+from wire import Request
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 KINDS = ("public", "private", "loopback", "metadata", "link-local")  # from the most to the least open
@@ -35,6 +39,10 @@ MAX_URL = 2_048  # characters; what browsers and proxies take
 URL = re.compile(r"https?://(\[[0-9a-f]*:[0-9a-f:.]*(?<!\.)\]|[a-z0-9_.-]+)(?::(\d{0,5}))?(?:[/?].*)?", re.IGNORECASE)
 LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"  # RFC 1123, 2.1; and _, which some networks use
 NAME = re.compile(rf"(?:{LABEL}\.)*(?!(?:\d+|0x[0-9a-f]*)$){LABEL}", re.IGNORECASE)  # it does not end in a number
+PROXY_FIELD = re.compile(  # how the fields begin that proxies and tunnels add
+    "(?:x-)?forwarded|via$|(?:x-|x-cluster-|true-)?client-ip|x-(?:real-ip|original-|envoy-|amzn-|azure-|remote-)|"
+    "cdn-loop|cf-|fastly-|fly-|ngrok-|tailscale-"
+)
 HINT = "; the owner can start the exposee with --allow-private"
 
 
@@ -119,3 +127,29 @@ def url_problem(value: Any) -> str | None:
     if match and (NAME.fullmatch(host) or literal(host)) and len(host) <= 253 and 0 < int(match[2] or 80) < 65_536:
         return None
     return f"url is {shown(value)}, expected a valid host and a port from 1 to 65535"
+
+
+def is_local(request: Request) -> bool:
+    """Whether the caller sits at this machine: see "who may do what" in SECURITY.md.
+
+    Each condition alone can be met from outside: a tunnel's end and a web page in the owner's browser connect from
+    loopback, a name of the attacker's can resolve to 127.0.0.1, and nginx names us as the Host by default. A browser
+    tells which site made it ask (Fetch Metadata); a link to our page may stand anywhere, as it shows it to the owner
+    alone.
+    """
+    site, mode, goal = (request.headers.get(f"sec-fetch-{name}") for name in ("site", "mode", "dest"))
+    follows_link = (request.method, request.path, mode, goal) == ("GET", "/", "navigate", "document")
+    return (
+        request.version == "1.1"  # nginx speaks HTTP/1.0 by default, the owner's programs do not
+        and spelled(request.peer) == "loopback"
+        and _is_loopback(request.authority)
+        and _is_loopback(request.headers.get("host", request.authority))
+        and request.headers.get("origin") in (None, f"http://{request.authority}")
+        and (site in (None, "same-origin", "none") or follows_link)
+        and not any(PROXY_FIELD.match(name.replace("_", "-")) for name in request.headers)
+    )
+
+
+@functools.lru_cache(1_024)
+def _is_loopback(authority: str) -> bool:
+    return spelled(re.sub(r":\d*$", "", authority).strip("[]")) == "loopback"

@@ -4,7 +4,7 @@
     GET /requests   {"requests": [{"number", "time", "verified", "duplicate", "status", "notes", "payload", "raw"}, …]},
                     newest first; with ?after=N it waits, WAIT at most, until another one than number N is the newest
 
-Both are for local callers (callers.py): what strangers have sent is nothing for other strangers.
+Both are for local callers (addresses.py): what strangers have sent is nothing for other strangers.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import strict_json
-from callers import is_local
+from addresses import is_local
 from server import Handler, Routes, as_problem, page
-from terminal import SHOWN_MESSAGE, masked, printable, transcript
+from terminal import masked, printable, transcript
 from wire import Answer, Problem, Request
 
-KEPT = 100  # requests; each takes some 50 KiB at most, because its parts are cut: to SHOWN_MESSAGE, and to these
+KEPT = 100  # requests; each takes some 50 KiB at most, because its parts are cut: by wire.py, and to these
 SHOWN_PAYLOAD, SHOWN_NOTE = 8_192, 1_000  # bytes of a body, characters of a note
 WAIT = 20.0  # seconds
 PAGE = Path(__file__).with_name("inbox.html")
@@ -40,7 +40,7 @@ class Entry:
     def __init__(self, request: Request, time: float) -> None:
         self.notes: list[str] = []  # what was found out, or why it was refused; a line each
         self._time = datetime.fromtimestamp(time, timezone.utc)
-        self._received, self._received_size = request.received[:SHOWN_MESSAGE], request.size
+        self._received, self._received_size = request.received, request.size
         body = request.body or b""
         self._body, self._body_size = body[:SHOWN_PAYLOAD], len(body)
 
@@ -58,11 +58,8 @@ class Entry:
 
     def _payload(self) -> str:
         """The body, indented if it is JSON; secrets are masked, and what is too long is cut."""
-        text = ""
         try:
-            pieces = json.JSONEncoder(ensure_ascii=False, indent=2).iterencode(strict_json.loads(self._body))
-            while len(text) <= SHOWN_PAYLOAD and (piece := next(pieces, "")):
-                text += piece  # not all at once: nested lists become 50 times as long
+            text = json.dumps(strict_json.loads(self._body), ensure_ascii=False, indent=2)
         except ValueError:
             text = self._body.decode("utf-8", "backslashreplace")
         shown = masked(text[:SHOWN_PAYLOAD].encode()).decode()

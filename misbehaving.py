@@ -18,31 +18,28 @@ HOLD_SECONDS = 60.0  # that `hang`, `drip` and `endless` go on at the most
 COUNTED = 10_000  # request targets whose misbehaviour is counted
 
 
-class Misbehaviour:
-    """Counts how often each request target has been answered as it asked. Guarded by the caller's lock."""
+def answer_as_asked(request: Request, done: dict[str, int]) -> Answer | None:
+    """What the URL asks for; None when it asks for nothing, or has had it `times` times. Problem 422.
 
-    def __init__(self) -> None:
-        self._done: dict[str, int] = {}
-
-    def answer(self, request: Request) -> Answer | None:
-        """What the URL asks for; None when it asks for nothing, or has had it `times` times. Problem 422."""
-        name, times, after = (request.query.get(name) for name in ("respond", "times", "retry_after"))
-        if name is None:
-            return None
-        if times and not times.isdecimal():
-            raise Problem(422, f"times={times[:40]} is no number")
-        done = self._done.get(request.target, 0)
-        if times and done >= int(times[:9]):
-            return None
-        if done or len(self._done) < COUNTED:
-            self._done[request.target] = done + 1
-        if name in BEHAVIOUR:
-            return BEHAVIOUR[name]()
-        if re.fullmatch("[2-5][0-9][0-9]", name) and int(name) in PHRASES:
-            headers = {"Retry-After": after} if after and re.fullmatch("[ -~]+", after) else {}
-            return Answer(int(name), None if name in ("204", "304") else {"respond": int(name)}, headers)
-        known = f"a known status from 200 on, or one of {', '.join(BEHAVIOUR)}"
-        raise Problem(422, f"respond={name[:40]} is unknown, expected {known}")
+    `done` counts, for each request target, how often it was answered so. The caller holds a lock.
+    """
+    name, times, after = (request.query.get(name) for name in ("respond", "times", "retry_after"))
+    if name is None:
+        return None
+    if times and not times.isdecimal():
+        raise Problem(422, f"times={times[:40]} is no number")
+    count = done.get(request.target, 0)
+    if times and count >= int(times[:9]):
+        return None
+    if count or len(done) < COUNTED:
+        done[request.target] = count + 1
+    if name in BEHAVIOUR:
+        return Answer(takeover=BEHAVIOUR[name])
+    if re.fullmatch("[2-5][0-9][0-9]", name) and int(name) in PHRASES:
+        headers = {"Retry-After": after} if after and re.fullmatch("[ -~]+", after) else {}
+        return Answer(int(name), None if name in ("204", "304") else {"respond": int(name)}, headers)
+    known = f"a known status from 200 on, or one of {', '.join(BEHAVIOUR)}"
+    raise Problem(422, f"respond={name[:40]} is unknown, expected {known}")
 
 
 def _hang(connection: socket.socket) -> None:
@@ -72,13 +69,11 @@ def _sending(first: str, again: bytes = b"", pause: float = 0.0) -> Callable[[so
     return send
 
 
-BEHAVIOUR: dict[str, Callable[[], Answer]] = {
-    "hang": lambda: Answer(takeover=_hang),
-    "drip": lambda: Answer(takeover=_sending("200 OK\r\nContent-Length: 1000\r\n\r\n", b".", 1.0)),  # no read times out
-    "reset": lambda: Answer(takeover=_reset),
-    "half": lambda: Answer(
-        takeover=_sending("200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nonly half of")
-    ),
-    "endless": lambda: Answer(takeover=_sending("200 OK\r\n\r\n", b"and so on " * 1_000)),
-    "redirect": lambda: Answer(302, None, {"Location": "/somewhere-else"}),
+BEHAVIOUR: dict[str, Callable[[socket.socket], None]] = {
+    "hang": _hang,
+    "drip": _sending("200 OK\r\nContent-Length: 1000\r\n\r\n", b".", 1.0),  # no read of it times out
+    "reset": _reset,
+    "half": _sending("200 OK\r\nContent-Type: text/plain\r\nContent-Length: 100\r\n\r\nonly half of"),
+    "endless": _sending("200 OK\r\n\r\n", b"and so on " * 1_000),
+    "redirect": _sending("302 Found\r\nLocation: /somewhere-else\r\nContent-Length: 0\r\n\r\n"),
 }

@@ -52,12 +52,12 @@ def checked(
     return check
 
 
-def web_url(example: str, variable: str = "", query: bool = True) -> Callable[[str], str]:
-    """An http or https URL such as `example`; it may come from an environment variable, and is never shown."""
-    here, no = f" (here or in {variable})" if variable else "", "credentials" if query else "credentials, query"
+def web_url(example: str, variable: str, query: bool = True) -> Callable[[str], str]:
+    """An http or https URL such as `example`; it may come from that environment variable, and is never shown."""
+    no = "credentials" if query else "credentials, query"
     rule = f"an absolute http or https URL in visible ASCII, without {no} or fragment, such as {example}"
     pattern = "(?s).*" if query else "[^?]*"
-    return checked(pattern, f"the value{here} is not {rule}", str, lambda url: not url_problem(url))
+    return checked(pattern, f"the value (here or in {variable}) is not {rule}", str, lambda url: not url_problem(url))
 
 
 def credential(variable: str) -> Callable[[str], str]:

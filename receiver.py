@@ -24,10 +24,10 @@ from typing import Any
 import options
 from explaining import failure
 from inbox import Entry, Inbox
-from misbehaving import Misbehaviour
+from misbehaving import answer_as_asked
 from register_webhook import send
 from server import Routes, Server, stop_on_signals
-from verifying import key_of, new_secret, verify
+from verifying import faults, key_of, new_secret
 from wire import Answer, Problem, Request
 
 PATH = "/webhook-receiver"
@@ -58,7 +58,7 @@ class Receiver:
         self._secret, self._clock, self._confirm, self._say = secret, clock, confirm, say
         self._lock = threading.Lock()  # guards the two below, and lets `handle` be called once at a time
         self._seen: dict[str, None] = {}  # webhook-ids that were acknowledged, oldest first
-        self._misbehaviour = Misbehaviour()
+        self._misbehaved: dict[str, int] = {}  # how often, by request target
         inbox = Inbox(clock)
         self.routes: Routes = {PATH: {"POST": inbox.recording(self.receive)}, **inbox.routes}
 
@@ -69,7 +69,7 @@ class Receiver:
         event = payload.get("event") if isinstance(payload, dict) else None
         message_id = request.headers.get("webhook-id", "")
         with self._lock:  # two requests with one webhook-id, even at the same time, are one message
-            asked = self._misbehaviour.answer(request)
+            asked = answer_as_asked(request, self._misbehaved)
             answer = asked or Answer(204)
             acknowledges = not answer.takeover and 200 <= answer.status < 300
             entry.duplicate = acknowledges and message_id in self._seen
@@ -82,7 +82,10 @@ class Receiver:
             if acknowledges and not entry.duplicate:
                 if isinstance(event, str):
                     handle(event, payload.get("data"))
-                self._remember(message_id)
+                if message_id:
+                    self._seen[message_id] = None
+                if len(self._seen) > SEEN:
+                    del self._seen[next(iter(self._seen))]
         if acknowledges:
             answer.after = lambda sent: self._end(sent, "" if entry.duplicate else message_id, event)
         return answer
@@ -93,16 +96,11 @@ class Receiver:
             if "webhook-signature" in request.headers:
                 entry.notes.append("signed, but there is no --secret here to verify it with")
             return
-        entry.verified, reasons = verify(self._secret, request.headers, request.body or b"", self._clock())
-        if not entry.verified:
-            raise Problem(401, "the signature does not verify; the receiver's terminal says why", notes=reasons)
-        entry.notes += reasons
-
-    def _remember(self, message_id: str) -> None:
-        if message_id:
-            self._seen[message_id] = None
-        if len(self._seen) > SEEN:
-            del self._seen[next(iter(self._seen))]
+        wrong = faults(self._secret, request.headers, request.body or b"", self._clock())
+        entry.verified = not wrong
+        if wrong:
+            raise Problem(401, "the signature does not verify; the receiver's terminal says why", notes=wrong)
+        entry.notes.append("signature verified")
 
     def _end(self, sent: bool, message_id: str, event: object) -> None:
         """The answer has been sent; or it could not be sent, so the message comes again and counts as new."""
@@ -154,7 +152,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a receiver until it is told to stop. 0 then; 2 for what keeps it from starting."""
+    """Run a receiver until it is told to stop. 0 then; 2 for what keeps it from starting, or OSError."""
     chosen = parser().parse_args(argv)
     if chosen.new_secret:
         terminal.say(new_secret())
@@ -171,10 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     show = printer.show if chosen.raw else None
     confirm = ping_back(exposee, chosen.url, printer.log, show) if chosen.ping_back else None
     receiver = Receiver(chosen.secret or "", confirm=confirm, say=printer.log)
-    try:
-        server = Server((chosen.host, chosen.port), receiver.routes, show, printer.log)
-    except OSError as error:
-        return terminal.fail(error, 2)
+    server = Server((chosen.host, chosen.port), receiver.routes, show, printer.log)
     stop_on_signals(server)
     printer.say(f"Receiver on {server.url}{PATH}{server.everywhere}, Ctrl-C stops it")
     verified = "signatures are verified" if chosen.secret else "no secret: signatures are not verified"

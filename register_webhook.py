@@ -108,11 +108,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     code = 1
             terminal.say(*lines)
         else:
-            what = f"Unregister of {body['event']}" if chosen.unregister else title.replace("Register", "Registration")
-            why = explaining.failure(status, text)
-            if chosen.unregister and status == 404:
-                why += f": {chosen.url}"
-            terminal.say(f"{what} failed: {why}", stream=sys.stderr)
+            what = title.replace("Register", "Registration")
+            if chosen.unregister:
+                what += f" of {body['event']} from {chosen.url}"
+            terminal.say(f"{what} failed: {explaining.failure(status, text)}", stream=sys.stderr)
             code = 1
         if not status:
             break  # the next request would meet the same

@@ -5,7 +5,7 @@
 
 A connection gets a thread. On it a request is read (wire.py), finds its handler in the table of routes, and the
 `Answer` (or the `Problem` that was raised) goes out as one write, a stream in pieces. http.server brings the loop over
-requests, and no limits: it waits for any client for ever. Left out on purpose: TLS, which is a tunnel's or a proxy's job.
+requests; the limits are ours. Left out on purpose: TLS, which is a tunnel's or a proxy's job.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ ACCEPT_PAUSE = 0.05  # seconds without accepting when there is no file descripto
 AROUND_PATH = re.compile(r"^\w+://[^/?]*|\?.*")  # of a request target: these may have credentials
 
 Handler = Callable[[Request], Answer]
+Refusals = Mapping[type[BaseException], int]  # exceptions whose text says why something is refused, and their status
 Routes = Mapping[str, Mapping[str, "Handler | None"]]  # path, method, handler; {id} in a path takes one segment
 
 
 class _Connection(socket.socket):
     """A connection with one deadline for all reads: a socket's own timeout starts anew at each of them."""
 
-    deadline = math.inf  # of what we wait for from the client; inf while we do not wait. Its own thread sets it
+    deadline = math.inf  # until when we wait for the client; inf while we do not. Only the own thread sets it
 
     def recv_into(self, *arguments: Any) -> int:
         try:
@@ -134,7 +135,7 @@ class Server(socketserver.ThreadingTCPServer):
     """A thread for each connection, MAX_CONNECTIONS at most.
 
     `show` prints the bytes of all requests and answers, as Printer.show does; `log` prints a line for each Problem, and
-    its notes.
+    its notes. An exception of a handler that is neither a Problem nor among the `refusals` is a bug, and answers 500.
 
     When all are taken, or all file descriptors, the connection that has waited longest for its client makes room for
     the new one: a client that opens connections and says nothing cannot keep others out.
@@ -151,8 +152,10 @@ class Server(socketserver.ThreadingTCPServer):
         routes: Routes,
         show: Callable[..., None] | None = None,
         log: Callable[..., None] = lambda *lines: None,
+        refusals: Refusals = {},
     ) -> None:
         self.show, self.log, self.stopping = show, log, False
+        self._refusals = refusals
         self.set_routes(routes)
         self._lock = threading.Lock()  # guards the next one, and every shutdown: a closed descriptor may be reused
         self._open: set[_Connection] = set()
@@ -195,8 +198,7 @@ class Server(socketserver.ThreadingTCPServer):
         else:
             takers = self._takers(request.method)
             known = difflib.get_close_matches(request.path[:100], takers, 1) or takers or list(self._routes)
-            what = "expected" if len(known) == 1 else "known are"
-            raise Problem(404, f"there is no {request.path} here, {what} {', '.join(known)}")
+            raise Problem(404, f"there is no {request.path} here, expected {', '.join(known)}")
         allow = {"Allow": ", ".join(methods)}
         if request.method == "OPTIONS":
             return Answer(204, headers=allow)
@@ -207,10 +209,10 @@ class Server(socketserver.ThreadingTCPServer):
         try:
             return methods[request.method](request._replace(parameters=match.groups()) if match.groups() else request)
         except (Exception, SystemExit) as error:
-            raise as_problem(error) from error
+            raise as_problem(error, self._refusals) from error
 
     def tell(self, what: str, problem: Problem) -> None:
-        """Tell the terminal how a request is answered that failed, and why."""
+        """Tell the terminal what a request that failed is answered, and why."""
         notes = [f"  {note}" for note in problem.notes]
         detail = problem.detail.partition(";")[0] if notes else problem.detail  # after it: that the terminal says why
         self.log(f"{brief(what)}: {problem.status}, {brief(detail)}", *notes)
@@ -279,10 +281,12 @@ class Server(socketserver.ThreadingTCPServer):
                         connection.wake(socket.SHUT_RD)  # an answer on its way still arrives
 
 
-def as_problem(error: BaseException) -> Problem:
+def as_problem(error: BaseException, refusals: Refusals = {}) -> Problem:
     """What a handler raised; when it is a bug, the client learns that it is ours, and the terminal what it was."""
     if isinstance(error, Problem):
         return error
+    if status := refusals.get(type(error)):
+        return Problem(status, str(error), {"Retry-After": "5"} if status == 503 else None)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     note = f"{error!r} at {os.path.basename(frame.filename)}:{frame.lineno}"
     return Problem(500, "an error on our side; the terminal of the server says more", notes=[note])

@@ -21,7 +21,7 @@ def _stop(*_: object) -> "NoReturn":
         os._exit(0)
 
 
-# Before the other imports, as a Ctrl-C may come during them and those of a program; `run` follows.
+# Before the other imports: a Ctrl-C may come during them, or during those of a program. `run` does the rest.
 sys.excepthook = lambda kind, *rest: _stop() if kind is KeyboardInterrupt else sys.__excepthook__(kind, *rest)
 
 import contextlib  # noqa: E402
@@ -36,8 +36,8 @@ from typing import NoReturn, TextIO  # noqa: E402
 SHOWN_PART = 300  # characters that a line shows of what a stranger has chosen
 SHOWN_BODY, SHOWN_MESSAGE = 2_048, 32_768  # bytes that a transcript shows of a body, and keeps of a message until then
 QUEUED, QUEUED_BYTES = 1_000, 8_388_608  # items and bytes that wait for the terminal; the rest is counted and left out
-BATCH, PAUSE = 100, 0.05  # items printed at once, and the seconds after that: a line at a time, accepting events takes
-# a tenth longer, and without the pause a burst of 5,000 deliveries takes 1.7 times as long with --raw
+BATCH, PAUSE = 100, 0.05  # items printed at once, and seconds until the next ones. One by one, they make accepting
+# events a tenth slower; without the pause, a burst of 5,000 deliveries takes 1.7 times as long with --raw
 COLOURS = {"> ": "\033[36m%s\033[0m", "< ": "\033[33m%s\033[0m"}
 
 SECRET = re.compile(
@@ -103,7 +103,7 @@ def fail(problem: object, code: int) -> int:
 
 
 def masked(data: bytes) -> bytes:
-    """`data` with the values of secrets and Authorization fields replaced by ***, escaped as JSON may or not."""
+    """`data` with the values of secrets and Authorization fields replaced by ***, also where JSON has escaped them."""
     plain = ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()) if match[1] else match[2] or match[0], data)
     hidden = SECRET.sub(lambda match: (match[1] or match[2] or b"") + b"***", plain)
     return data if hidden == plain else hidden

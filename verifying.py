@@ -12,7 +12,6 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 TOLERANCE = 300  # seconds that a timestamp may be off (Standard Webhooks); an older request may be a replay
 KEY_BYTES = range(24, 65)  # of a key (Standard Webhooks)
@@ -20,29 +19,23 @@ MAX_REWRITTEN = 16_384  # bytes of a body that is written again to explain a fai
 UNSIGNED = "  not sent by the exposee, or the URL was registered without a secret (register again with --secret)"
 
 
-class Check(NamedTuple):
-    """Whether the owner of the secret sent a request, and the reasons to say so, each a line for the terminal."""
+def faults(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> list[str]:
+    """What is wrong with the signatures of a request, as lines for the terminal; none if its sender knows the secret.
 
-    good: bool
-    reasons: list[str]
-
-
-def verify(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> Check:
-    """Check every signature of a request; `headers` have names in lower case, `now` is seconds since 1970.
-
-    Neither field may be wrong. With a whsec_ secret, webhook-signature is required: GitHub's covers neither time nor
-    id, so it would let a replay pass. While a secret is replaced, webhook-signature has more than one signature and
-    decides alone. A malformed header does not verify; it never raises.
+    `headers` have names in lower case, `now` is seconds since 1970. Neither field may be wrong. With a whsec_ secret,
+    webhook-signature is required: GitHub's covers neither time nor id, so it would let a replay pass. While a secret is
+    replaced, webhook-signature has more than one signature and decides alone. A malformed header is a fault; it never
+    raises.
     """
     standard, github = headers.get("webhook-signature"), headers.get("x-hub-signature-256")
     if standard is None and github is None:
-        return Check(False, ["there is no webhook-signature and no X-Hub-Signature-256:", UNSIGNED])
+        return ["there is no webhook-signature and no X-Hub-Signature-256:", UNSIGNED]
     bad = [] if standard is None else _standard(secret, standard, headers, body, now)
     rotating = standard is not None and standard.count("v1,") > 1  # GitHub's field has room for the new secret only
     bad += [] if github is None or rotating else _github(secret, github, body)
     if not bad and standard is None and secret.startswith("whsec_"):
         bad = ["X-Hub-Signature-256 is right, but webhook-signature is missing, and with it the time: a replay?"]
-    return Check(not bad, bad or ["signature verified"])
+    return bad
 
 
 def new_secret() -> str:

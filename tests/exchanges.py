@@ -173,7 +173,7 @@ EXCHANGES = [
     ),
     refused(
         "register for an unknown event type", REGISTER, {"url": "{url}", "event_types": ["lunch"]}, 422,
-        f'event_types has "lunch", expected only {KNOWN}',
+        f'an item of event_types is "lunch", expected one of {KNOWN}',
     ),
     refused(
         "register with a bad secret", REGISTER, {**REGISTRATION, "secret": "mellon"}, 422,

@@ -33,7 +33,7 @@ from client import exchange as run_exchange  # noqa: E402
 from connections import KEPT_OPEN, NextAddress, Pool, Resolver, Wait  # noqa: E402
 from delivery import Dispatcher  # noqa: E402
 from endpoints import Endpoint  # noqa: E402
-from exposee import EVENT_TYPES, Exposee  # noqa: E402
+from exposee import EVENT_TYPES, REFUSALS, Exposee  # noqa: E402
 from journal import Journal  # noqa: E402
 from messages import DELIVERING, Delivery, Message, body_of  # noqa: E402
 from ondemand import OnDemand  # noqa: E402
@@ -111,6 +111,15 @@ def request(method: str, target: str, body: bytes | None = None, **fields: str) 
     headers |= {name.replace("_", "-"): value for name, value in fields.items()}
     lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     return "\r\n".join(lines).encode("latin-1") + (body or b"")
+
+
+def is_problem(answer: Response, status: int, *words: str) -> bool:
+    """Whether this is a problem of RFC 9457, in one sentence; its detail has to have all the words."""
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json"), answer
+    problem = answer.json()
+    assert problem.keys() == {"title", "status", "detail"} and problem["status"] == status
+    assert not [word for word in words if word not in problem["detail"]], problem["detail"]
+    return "Traceback" not in problem["detail"] and "\n" not in problem["detail"] and len(problem["detail"]) < 500
 
 
 # --- a receiver that shares no code with ours ------------------------------------------------------------------
@@ -267,7 +276,9 @@ class Pair:
         self.dispatcher = Dispatcher(self.store, self.journal, guard, **options)
         rules = Rules(front.pop("event_types", EVENT_TYPES), guard, **front)
         self.exposee = Exposee(self.store, self.dispatcher, rules, self.log.append)
-        self.server = Server(("127.0.0.1", 0), self.exposee.routes, log=lambda *lines: self.log.extend(lines))
+        self.server = Server(
+            ("127.0.0.1", 0), self.exposee.routes, log=lambda *lines: self.log.extend(lines), refusals=REFUSALS
+        )
         self.server.timeout = PROMPTLY
         self.port, self.url = self.server.server_port, self.server.url
         self.dispatcher.start()

@@ -269,7 +269,7 @@ def test_page_catches_up_after_a_dropped_connection(browser: Browser, console: C
 def test_page_comes_back_when_all_streams_were_taken(browser: Browser, console: Console) -> None:
     path = "/deliveries/stream"
     asked = Request("GET", path, path, {}, {"host": "localhost"}, "localhost", "127.0.0.1", None)
-    streams = [console.pair.exposee.stream(asked) for _ in range(8)]
+    streams = [console.stream(asked) for _ in range(8)]
     browser.open(console.url)
     browser.wait_for_text("#connection", "trying again")
     for stream in streams:

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from support import JOURNAL, SECONDS, Client, Listener, Pair, Transport, eventually, request
 
-import exposee
+import owner
 import strict_json
 from addresses import Guard, literal, reach, spelled, url_problem
 from client import KEPT_RESPONSE, Exchange, request_head
@@ -322,7 +322,7 @@ def test_exposee_survives_whatever_comes(
         return real(host, *more, **options) if host == "127.0.0.1" else real("127.0.0.1", listener.port, *more[1:])
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    monkeypatch.setattr(exposee, "STREAM_BEAT", 0.05)
+    monkeypatch.setattr(owner, "STREAM_BEAT", 0.05)
     with Listener() as listener, Pair(tmp_path, guard=Harmless(), schedule=(), fsync=lambda file: None) as pair:
 
         def well() -> None:

@@ -13,13 +13,13 @@ import pytest
 from browser import Browser
 from serving import Watched, is_problem, serving
 from support import SECONDS, held, request
-from test_callers import PROXIES, asked
+from test_addresses import PROXIES, asked
 from test_verifying import KEY, SECRET, TIME, signature
 
 import receiver
 from inbox import KEPT, Entry, Inbox
 from receiver import PATH, Receiver
-from wire import Answer, Problem, Request
+from wire import SEEN, Answer, Problem, Request
 
 MARKUP = "<img src=x onerror='window.hacked = 1'><script>window.hacked = 1</script>"
 EVENT = b'{"event": "payment_received", "data": {"amount": 100}}'
@@ -152,7 +152,7 @@ def test_requests_without_number_and_size_take_bounded_memory() -> None:
     tracemalloc.start()
     try:
         for _ in range(10_000):
-            handler(asked("POST", PATH)._replace(body=bytes(1_048_576), received=bytes(65_536), size=1_048_999))
+            handler(asked("POST", PATH)._replace(body=bytes(1_048_576), received=bytes(SEEN), size=1_048_999))
         assert tracemalloc.get_traced_memory()[1] < 8 * 1_048_576
     finally:
         tracemalloc.stop()

@@ -26,13 +26,14 @@ import history
 import keys
 import messages
 import ondemand
+import owner
 import rules
 import server
 import store
 import wire
 from client import KEPT_RESPONSE
 from retries import RETRY_SCHEDULE
-from verifying import verify
+from verifying import faults
 
 PATHS, WEBHOOKS = operations("paths"), operations("webhooks")
 COMPONENTS = DOCUMENT["components"]
@@ -90,9 +91,9 @@ def test_numbers_in_the_text_are_those_of_the_exposee() -> None:
     for text in (
         f"N seconds, {rules.MAX_WAIT:.0f} at most",
         f"when {exposee.MAX_WAITING} requests wait already",
-        f"{exposee.MAX_STREAMS} streams at most",
+        f"{owner.MAX_STREAMS} streams at most",
         f"waits up to {exposee.PING_SECONDS:.0f} seconds for the outcomes",
-        f"changed for {exposee.STREAM_BEAT:.0f} seconds",
+        f"changed for {owner.STREAM_BEAT:.0f} seconds",
         f"ping and trigger {rules.STRANGER_RATE:.0f} times a second",
         f"the last {history.MAX_OVER:,} that are over",
         f"the newest {messages.MAX_ATTEMPTS}",
@@ -334,8 +335,8 @@ def test_the_example_of_the_signatures_verifies() -> None:
     operation = hook("payment_received")
     headers = {name.lower(): str(it["example"]) for name, it in operation.parameters("header").items()}
     body = json.dumps(VALIDATOR.resolve(operation.body())["example"]).encode()
-    assert verify(SECRET, headers, body, float(headers["webhook-timestamp"])).good
-    assert not verify(SECRET, headers, body + b" ", float(headers["webhook-timestamp"])).good
+    assert not faults(SECRET, headers, body, float(headers["webhook-timestamp"]))
+    assert faults(SECRET, headers, body + b" ", float(headers["webhook-timestamp"]))
 
 
 ANSWERS = {

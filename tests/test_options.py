@@ -31,7 +31,7 @@ from options import (
 def test_a_mistake_on_the_command_line_is_one_line(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     parser = Parser("Do nothing.")
     parser.add_argument("--port", type=port_number)
-    parser.add_argument("--url", type=web_url("http://localhost:8080"))
+    parser.add_argument("--url", type=web_url("http://localhost:8080", "WEBHOOK_URL"))
     with pytest.raises(SystemExit) as ended:
         parser.parse_args(argv)
     out, error = capsys.readouterr()
@@ -82,7 +82,7 @@ def test_what_is_a_port_or_a_web_url() -> None:
     assert [port_number(text) for text in ("0", "80", "65535")] == [0, 80, 65_535]
     for text in ("http://localhost:3000", "https://a.example/b?c=d", "http://[::1]:80/", "HTTP://H/", "http://h/a@b",
                  "http://a.b./", "http://my_host:1", "http://%s.x-y" % ("a" * 63), "http://[::FFFF:127.0.0.1]", "http://127.1"):  # fmt: skip
-        assert web_url("http://localhost:8080")(text) == text
+        assert web_url("http://localhost:8080", "WEBHOOK_URL")(text) == text
 
 
 @each(
@@ -128,13 +128,13 @@ def test_right_values() -> None:
 
 @each("port", ["1", "080", "9999", "10000", "59999", "65535"])
 def test_a_url_has_a_port_that_there_is(port: str) -> None:
-    assert web_url("http://localhost")(f"http://h:{port}/") == f"http://h:{port}/"
+    assert web_url("http://localhost", "WEBHOOK_URL")(f"http://h:{port}/") == f"http://h:{port}/"
 
 
 @each("port", ["0", "000", "65536", "65540", "65600", "66000", "70000", "100000", "-1"])
 def test_a_url_with_a_port_that_there_is_not_is_refused(port: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
-        web_url("http://localhost")(f"http://h:{port}/")
+        web_url("http://localhost", "WEBHOOK_URL")(f"http://h:{port}/")
 
 
 def test_help_has_no_colours_on_any_python(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

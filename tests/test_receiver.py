@@ -586,6 +586,8 @@ def exit_code(call: Callable[[], int]) -> object:
         return call()
     except SystemExit as ended:
         return ended.code
+    except OSError as error:
+        return terminal.fail(error, 2)  # as terminal.run does
 
 
 # --- its terminal ---------------------------------------------------------------------------------------------

@@ -133,8 +133,8 @@ def test_the_script_and_the_exposee_understand_each_other(
     ran = Ran(capsys, *here, "--unregister")
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.splitlines() == [
-        f"Unregister of payment_received failed: 404 0 webhook(s) unregistered: {listener.url()}",
-        f"Unregister of invoice_completed failed: 404 0 webhook(s) unregistered: {listener.url()}",
+        f"Unregister of payment_received from {listener.url()} failed: 404 0 webhook(s) unregistered",
+        f"Unregister of invoice_completed from {listener.url()} failed: 404 0 webhook(s) unregistered",
     ]
     assert pair.store.webhooks() == []
 
@@ -191,8 +191,8 @@ def test_a_url_that_the_exposee_cannot_reach_is_warned_of_before_it_is_sent(
 @pytest.mark.parametrize(
     "argv, detail",
     [
-        (["--events", "nonsense"], "422 event_types has"),
-        (["--events", ""], "422 event_types has"),
+        (["--events", "nonsense"], "422 an item of event_types is"),
+        (["--events", ""], "422 an item of event_types is"),
         (["--secret", "whsec_short"], "422 secret is not"),
         (["--url", "http://169.254.169.254/"], "403 "),
     ],
@@ -261,7 +261,7 @@ def test_a_refused_event_does_not_keep_the_others_registered(
     listener.answer = answer({"detail": "no"}, "404 Not Found")
     ran = Ran(capsys, "--exposee", listener.url(""), "--unregister", "--events", "a, b,c")
     assert ran.code == 1
-    assert ran.err.splitlines() == [f"Unregister of {name} failed: 404 no: {options.WEBHOOK}" for name in "abc"]
+    assert ran.err.splitlines() == [f"Unregister of {name} from {options.WEBHOOK} failed: 404 no" for name in "abc"]
     assert listener.requests.qsize() == 3
 
 

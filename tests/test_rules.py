@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support import each
-from test_callers import asked
+from test_addresses import asked
 
 from addresses import MAX_URL, Guard, url_problem
 from messages import is_secret
@@ -45,6 +45,31 @@ def test_why_a_ping_failed_is_told_to_strangers_without_what_is_private(url: str
     rules = Rules(["a"], Guard())
     assert rules.reason(asked(), url, reason) == reason
     assert rules.reason(asked(x_forwarded_for="203.0.113.7"), url, reason) == told
+
+
+# --- tokens ------------------------------------------------------------------------------------------------------
+
+
+def owns(authorization: bytes | None, token: str = "t0ken") -> bool:
+    """Whether a stranger who sends this field is an owner."""
+    sent = {} if authorization is None else {"authorization": authorization.decode("latin-1")}
+    return Rules(["a"], Guard(), token).is_owner(asked(via="1.1 tunnel", **sent))
+
+
+@each("value", [b"Bearer t0ken", b"bEARER t0ken", b"Bearer   t0ken"])
+def test_a_token_makes_an_owner(value: bytes) -> None:
+    assert owns(value)
+
+
+@each("value", [b"\xff", b"t0ken\xff", b"\xe9", "t0kén".encode(), b"t0ken t0ken", b"t0keN", b"t0ken,", b""])
+def test_another_token_makes_none(value: bytes) -> None:
+    assert not owns(b"Bearer " + value)
+
+
+@each("value", [None, b"", b"Bearer", b"Bearer ", b"Basic t0ken", b"t0ken", b"Bearert0ken", b"Bearer: t0ken"])
+def test_another_scheme_or_none_makes_none(value: bytes | None) -> None:
+    assert not owns(value)
+    assert not owns(value, token=""), "an empty token is carried by nobody"
 
 
 # --- URLs --------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from support import ROOT, SECONDS, Client, held, request
 
 import server as server_module
 from server import Server, page
-from wire import Answer, Problem, Request
+from wire import SEEN, Answer, Problem, Request
 
 
 @pytest.fixture(autouse=True)
@@ -584,7 +584,7 @@ def test_the_transcript_keeps_the_beginning_and_the_size_of_what_is_long(data: b
     printer = Shown()
     with serving(ROUTES, printer.show) as server, server.client() as client:
         client.ask(data)
-    assert printer.shown[0] == ("< ", data[:65_536]) and printer.sizes == [len(data)]
+    assert printer.shown[0] == ("< ", data[:SEEN]) and printer.sizes == [len(data)]
 
 
 def test_a_request_is_shown_before_what_it_causes() -> None:
@@ -600,7 +600,7 @@ def test_a_request_is_shown_before_what_it_causes() -> None:
 
 
 @pytest.mark.parametrize("data, line", [
-    (request("GET", "/nothing?token=s3cret"), "GET /nothing: 404, there is no /nothing here, known are /ok, /items/{id}, "),
+    (request("GET", "/nothing?token=s3cret"), "GET /nothing: 404, there is no /nothing here, expected /ok, /items/{id}, "),
     (host(HOST, b"http://me:s3cret@h/ok"), "GET /ok: 400, the host is malformed"),
     (request("PUT", "/ok"), "PUT /ok: 405, /ok takes GET, POST, HEAD, not PUT"),
     (request("GET", "/whsec_s3cret"), "GET /***: 404, "),

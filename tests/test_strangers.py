@@ -699,12 +699,10 @@ def test_head_takes_no_stream_away(pair: Pair) -> None:
 # --- tokens ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sent", [b"\xff\xfe", "t\u00f6k\u20acn".encode()[:-1], b"\xe9", b"?"])
-@pytest.mark.parametrize("token", ["t0ken", "t\u00f6k\u20acn", "\udcff"])
-def test_a_token_of_odd_bytes_is_wrong_and_no_error_of_ours(tmp_path: Path, token: str, sent: bytes) -> None:
-    with Pair(tmp_path, token=token) as pair:
+@pytest.mark.parametrize("sent", [b"\xff\xfe", b"t0ken\xe2\x82", b"\xe9", b"?"])
+def test_a_token_of_odd_bytes_is_wrong_and_no_error_of_ours(tmp_path: Path, sent: bytes) -> None:
+    with Pair(tmp_path, token="t0ken") as pair:
         for target in ("/webhooks", "/deliveries/stream"):
             answer = pair.call("GET", target, **TUNNEL, Authorization="Bearer " + sent.decode("latin-1"))
             assert answer.status == 401
-        right = token.encode("utf-8", "surrogateescape").decode("latin-1")
-        assert pair.call("GET", "/webhooks", **TUNNEL, Authorization=f"Bearer {right}").status == 200
+        assert pair.call("GET", "/webhooks", **TUNNEL, Authorization="Bearer t0ken").status == 200

@@ -13,7 +13,7 @@ from support import each
 import support  # noqa: F401  (it makes the modules importable)
 
 from messages import sign
-from verifying import MAX_REWRITTEN, TOLERANCE, key_of, verify
+from verifying import MAX_REWRITTEN, TOLERANCE, faults, key_of
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the example of the Standard Webhooks specification
 ID, TIME, BODY = "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, b'{"test": 2432232314}'
@@ -53,8 +53,7 @@ def signed(body: bytes) -> bytes:
     ],
 )
 def test_what_the_specifications_sign_verifies(secret: str, body: bytes, headers: dict[str, str]) -> None:
-    check = verify(secret, headers, body, TIME)
-    assert check.good, check.reasons
+    assert faults(secret, headers, body, TIME) == []
 
 
 @each(
@@ -71,8 +70,8 @@ def test_the_exposee_signs_as_the_specifications_do(secret: str, body: bytes, fi
 def test_what_the_exposee_signs_verifies() -> None:
     lines = sign([SECRET], ID, TIME, BODY).decode().splitlines()
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-    check = verify(SECRET, {**headers, "webhook-id": ID, "webhook-timestamp": str(TIME)}, BODY, TIME)
-    assert check.good and len(headers) == 2
+    found = faults(SECRET, {**headers, "webhook-id": ID, "webhook-timestamp": str(TIME)}, BODY, TIME)
+    assert not found and len(headers) == 2
 
 
 @pytest.mark.parametrize("mine", ["new", "old"])
@@ -82,11 +81,11 @@ def test_while_a_secret_is_replaced_a_receiver_may_have_either(mine: str) -> Non
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
     headers |= {"webhook-id": ID, "webhook-timestamp": str(TIME)}
     secret = secrets[mine == "old"]
-    assert verify(secret, headers, BODY, TIME).good
-    assert not verify(secret, headers, BODY + b" ", TIME).good
-    assert not verify("whsec_" + base64.b64encode(b"x" * 32).decode(), headers, BODY, TIME).good
+    assert not faults(secret, headers, BODY, TIME)
+    assert faults(secret, headers, BODY + b" ", TIME)
+    assert faults("whsec_" + base64.b64encode(b"x" * 32).decode(), headers, BODY, TIME)
     alone = {name: value for name, value in headers.items() if name != "webhook-signature"}
-    assert not verify(secret, alone, BODY, TIME).good
+    assert faults(secret, alone, BODY, TIME)
 
 
 STRANGE = [
@@ -99,48 +98,45 @@ STRANGE = [
 @pytest.mark.parametrize("name", [*STANDARD, "x-hub-signature-256"])
 @pytest.mark.parametrize("value", STRANGE, ids=lambda value: ascii(value[:20]))
 def test_a_malformed_field_does_not_verify_and_does_not_raise(name: str, value: str) -> None:
-    check = verify(SECRET, {**STANDARD, name: value}, BODY, TIME)
-    assert not check.good and check.reasons
-    assert max(map(len, check.reasons)) < 2_000
+    found = faults(SECRET, {**STANDARD, name: value}, BODY, TIME)
+    assert found and max(map(len, found)) < 2_000
 
 
 @each("name", STANDARD)
 def test_a_field_that_is_missing_does_not_verify(name: str) -> None:
-    check = verify(SECRET, {key: value for key, value in STANDARD.items() if key != name}, BODY, TIME)
-    assert not check.good
+    assert faults(SECRET, {key: value for key, value in STANDARD.items() if key != name}, BODY, TIME)
 
 
 @pytest.mark.parametrize("secret", ["x", "whsec_", "whsec_!", "whsec_é", "\udcff", "whsec_\udcff", SECRET[6:]])
 @pytest.mark.parametrize("headers", [STANDARD, {"x-hub-signature-256": GITHUB_SIGNATURE}])
 def test_another_secret_does_not_verify_and_does_not_raise(secret: str, headers: dict[str, str]) -> None:
-    assert not verify(secret, headers, BODY, TIME).good
+    assert faults(secret, headers, BODY, TIME)
 
 
 def test_one_right_signature_does_not_excuse_a_wrong_one() -> None:
-    assert not verify(SECRET, {**STANDARD, "x-hub-signature-256": GITHUB_SIGNATURE}, BODY, TIME).good
+    assert faults(SECRET, {**STANDARD, "x-hub-signature-256": GITHUB_SIGNATURE}, BODY, TIME)
     right = "sha256=" + hexadecimal(SECRET.encode(), BODY)
-    assert not verify(SECRET, {**standard("v1,AAAA"), "x-hub-signature-256": right}, BODY, TIME).good
+    assert faults(SECRET, {**standard("v1,AAAA"), "x-hub-signature-256": right}, BODY, TIME)
 
 
 def test_an_old_request_without_its_standard_signature_is_not_a_new_one() -> None:
     """Who recorded a delivery can cut that one off: what is left says nothing of the time or of the id."""
     left = {"webhook-id": "msg_other", "x-hub-signature-256": "sha256=" + hexadecimal(SECRET.encode(), BODY)}
-    check = verify(SECRET, left, BODY, TIME + 86_400)
-    assert not check.good and "webhook-signature is missing" in check.reasons[0]
+    assert "webhook-signature is missing" in faults(SECRET, left, BODY, TIME + 86_400)[0]
 
 
 @each("age", [0, TOLERANCE, -TOLERANCE, TOLERANCE + 1, -TOLERANCE - 1, 10**8])
 def test_a_timestamp_may_be_five_minutes_off(age: int) -> None:
-    check = verify(SECRET, STANDARD, BODY, TIME + age)
-    assert check.good == (abs(age) <= TOLERANCE)
-    if not check.good:
-        assert str(abs(age)) in check.reasons[0] and "replay" in check.reasons[0]
+    found = faults(SECRET, STANDARD, BODY, TIME + age)
+    assert (found == []) == (abs(age) <= TOLERANCE)
+    if found:
+        assert str(abs(age)) in found[0] and "replay" in found[0]
 
 
 @each("field", ["webhook-id", "webhook-timestamp"])
 def test_id_and_time_are_part_of_what_is_signed(field: str) -> None:
     other = {"webhook-id": "msg_other", "webhook-timestamp": str(TIME + 1)}[field]
-    assert not verify(SECRET, {**STANDARD, field: other}, BODY, TIME).good
+    assert faults(SECRET, {**STANDARD, field: other}, BODY, TIME)
 
 
 SORTED = b'{"b": 1, "a": {"d": [2], "c": "\xc3\xa9"}}'
@@ -173,7 +169,7 @@ MISTAKES: list[tuple[str, bytes, dict[str, str]]] = [
     ],
 )
 def test_a_refusal_shows_what_was_signed_and_both_digests(headers: dict[str, str], digest: str, length: int) -> None:
-    text = "\n".join(verify(SECRET, headers, BODY, TIME).reasons)
+    text = "\n".join(faults(SECRET, headers, BODY, TIME))
     assert repr(BODY)[2:-1] in text and digest in text and list(headers.values())[-1] in text
     assert f"{length} bytes" in text
     assert SECRET not in text and SECRET[6:] not in text
@@ -183,7 +179,7 @@ def test_a_refusal_shows_what_was_signed_and_both_digests(headers: dict[str, str
 def test_a_key_of_another_length_is_no_key(size: int) -> None:
     secret = "whsec_" + base64.b64encode(b"k" * size).decode()
     value = "v1," + signature(b"k" * size, signed(BODY))
-    assert key_of(secret) is None and not verify(secret, standard(value), BODY, TIME).good
+    assert key_of(secret) is None and faults(secret, standard(value), BODY, TIME)
 
 
 @each("size", [24, 32, 64])
@@ -208,11 +204,11 @@ BOTH = {**standard("v1,AAAA"), "x-hub-signature-256": "sha256=00"}
 def test_a_forged_request_costs_little_to_explain(body: bytes) -> None:
     """Anyone can send one: 1 MiB would cost seconds and more than a GiB to be written in other spellings."""
     began = time.process_time()
-    assert not verify(SECRET, BOTH, body, TIME).good
+    assert faults(SECRET, BOTH, body, TIME)
     assert time.process_time() - began < 0.5
     tracemalloc.start()
     try:
-        verify(SECRET, BOTH, body, TIME)
+        faults(SECRET, BOTH, body, TIME)
         assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
     finally:
         tracemalloc.stop()
@@ -221,6 +217,6 @@ def test_a_forged_request_costs_little_to_explain(body: bytes) -> None:
 def test_a_large_body_is_explained_but_not_in_other_spellings() -> None:
     body = b'{"a": "' + b"x" * MAX_REWRITTEN + b'"}'
     compact = "v1," + signature(KEY, signed(body.replace(b" ", b"")))
-    assert "is not tried in other spellings" in verify(SECRET, standard(compact), body, TIME).reasons[-1]
+    assert "is not tried in other spellings" in faults(SECRET, standard(compact), body, TIME)[-1]
     text = "v1," + signature(SECRET.encode(), signed(body))
-    assert "whsec_ was not stripped" in verify(SECRET, standard(text), body, TIME).reasons[-1]
+    assert "whsec_ was not stripped" in faults(SECRET, standard(text), body, TIME)[-1]

@@ -38,7 +38,7 @@ def test_targets(client: Client, target: str, path: str, query: dict[str, str], 
                                     "/items%2F1", "/%FF", "http://localhost", "http://localhost?/ok"])  # fmt: skip
 def test_paths_that_are_none_of_ours(client: Client, target: str) -> None:
     detail = is_problem(client.ask(request("GET", target)), 404, closes=False)
-    assert re.search("here, (?:expected|known are) /", detail)
+    assert re.search("here, expected /", detail)
 
 
 def test_an_absolute_target_says_whom_the_client_means(client: Client) -> None:
@@ -85,9 +85,8 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], list[bytes]]] = {
         b"http://a:b@localhost/ok",
     ]),
     "chunk size": (lambda size: chunked(size + b"\r\nhello\r\n0\r\n\r\n"),
-                   [b"", b"g", b"-5", b"+5", b"0x5", b" 5", b"5 5", b"5;a\0", b"5\n5", b"5_0", b"5 ", b"5\t", b"5;", b"5; ",
-                b'5;a="b', b'5;a="b\\"', b'5;a="b"c', b"5;a=", b"5;a= ", b"5;=b", b"5;a b", b"5;a ", b'5;"a"', b"5;a=b;",
-                b"5;;a", b"5;a=b=c", b"5;a=b, c", b"5,a"]),
+                   [b"", b"g", b"-5", b"+5", b"0x5", b" 5", b"5 5", b"5;a\0", b"5\n5", b"5_0", b"5 ", b"5\t", b"5 a", b"5,a",
+                b"5;a\n", b"5;a\r"]),
     "chunks": (chunked, [
         b"5\nhello\r\n0\r\n\r\n", b"5\r\nhello\n0\r\n\r\n", b"4\r\nhello\r\n0\r\n\r\n", b"6\r\nhello\r\n0\r\n\r\n",
         b"0\r\nno colon\r\n\r\n",
@@ -202,9 +201,8 @@ def test_a_chunk_too_large_is_refused_before_it_comes(client: Client, size: byte
 
 
 @pytest.mark.parametrize("line", [
-    b"5;" + b" " * 8_000, b"5" + b";a" * 4_000 + b"\0", b'5;a="' + b"\\a" * 4_000, b"5;a=" + b"b" * 8_000 + b"\0",
-    b"5" + b" ;" * 4_000, b"0" * 8_000 + b"g",
-], ids=["blanks", "extensions", "escapes", "a token", "separators", "zeros"])  # fmt: skip
+    b"5" + b" " * 8_000, b"5" + b";a" * 4_000 + b"\0", b"5" + b" ;" * 4_000 + b"\0", b"0" * 8_000 + b"g",
+], ids=["blanks", "extensions", "separators", "zeros"])  # fmt: skip
 def test_a_hostile_chunk_size_costs_no_time(client: Client, line: bytes) -> None:
     start = time.perf_counter()
     refused(client, chunked(line + b"\r\n"))

@@ -23,7 +23,8 @@ from typing import Any
 import requests
 from support import PROMPTLY, ROOT, SECONDS, Pair
 
-from server import Routes, Server
+from exposee import REFUSALS
+from server import Server
 from wire import Answer, Request
 
 PAGE = ROOT / "console.html"
@@ -224,16 +225,19 @@ class Console:
         self.pair = Pair(folder, **options)
         self.cut = threading.Event()
         self.streams = 0  # how many have been opened
-        exposee = self.pair.exposee
-        routes: Routes = {**exposee.routes, "/deliveries/stream": {"GET": self._stream}}
-        self.server = Server(("127.0.0.1", 0), routes)
+        routes = self.pair.exposee.routes
+        stream = routes["/deliveries/stream"]["GET"]
+        assert stream
+        self.stream = stream
+        routes = {**routes, "/deliveries/stream": {"GET": self._stream}}
+        self.server = Server(("127.0.0.1", 0), routes, refusals=REFUSALS)
         self.server.timeout = PROMPTLY
         self.url = self.server.url + "/"
         self._thread = threading.Thread(target=self.server.run, daemon=True)
         self._thread.start()
 
     def _stream(self, request: Request) -> Answer:
-        answer = self.pair.exposee.stream(request)
+        answer = self.stream(request)
         stream, self.streams = answer.stream, self.streams + 1
         assert stream
 
