@@ -351,7 +351,7 @@ def test_receiver_survives_whatever_comes(cases: int, nothing_left: None, secret
     try:
         run(cases, server.server_port, RECEIVER_BODIES, [PATH], well)
     finally:
-        server.stopping = True
+        server.stop()
         thread.join(SECONDS)
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 from support import (
-    PROMPTLY,
     ROOT,
     SECONDS,
     Client,
@@ -47,11 +46,10 @@ PATH = "/webhook-receiver"
 @contextlib.contextmanager
 def serving(it: Receiver) -> Iterator[int]:
     server = Server(("127.0.0.1", 0), it.routes, log=terminal.say)
-    server.timeout = PROMPTLY
     thread = threading.Thread(target=server.run)
     thread.start()
     yield server.server_port
-    server.stopping = True
+    server.stop()
     thread.join(SECONDS)
 
 

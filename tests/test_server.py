@@ -251,7 +251,7 @@ def test_a_burst_of_connections_finds_room_in_the_backlog() -> None:
         clients = [stack.enter_context(server.client()) for _ in range(100)]  # nobody accepts them yet
         server.thread.start()
         assert {client.ask(GET).status for client in clients} == {200}
-        server.stopping = True
+        server.stop()
         server.thread.join(SECONDS)
 
 
@@ -261,7 +261,7 @@ def test_stopping_ends_run_and_lets_a_request_in_work_finish() -> None:
         waiting, busy = (stack.enter_context(server.client()) for _ in range(2))
         assert waiting.ask(STALLED).status == 100
         gate.enter(busy)
-        server.stopping = True
+        server.stop()
         assert waiting.closed()
         server.thread.join(SECONDS)
         assert not server.thread.is_alive()
@@ -273,12 +273,24 @@ def test_stopping_ends_run_and_lets_a_request_in_work_finish() -> None:
             busy.ask(GET)  # the rest of the program may be gone by now
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is seen when `timeout` is over")
+def test_stop_is_seen_at_once() -> None:
+    server = Watched(ROUTES)
+    server.timeout = None
+    server.thread.start()
+    with server.client() as client:
+        assert client.ask(GET).status == 200
+        server.stop()
+        server.thread.join(SECONDS)
+        assert not server.thread.is_alive()
+
+
 def test_stopping_lets_an_answer_on_its_way_arrive() -> None:
     body = bytes(20_000_000)  # more than the buffers of both sides take
     with serving({"/big": {"GET": lambda asked: Answer(200, body)}}) as server, server.client() as client:
         client.send(request("GET", "/big"))
         beginning = client.sock.recv(1_000)
-        server.stopping = True
+        server.stop()
         server.thread.join(SECONDS)
         assert not server.thread.is_alive()
         data = beginning + everything(client.sock)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from support import PROMPTLY, ROOT, SECONDS, Pair
+from support import ROOT, SECONDS, Pair
 
 from server import Routes, Server
 from wire import Answer, Request
@@ -227,7 +227,6 @@ class Console:
         exposee = self.pair.exposee
         routes: Routes = {**exposee.routes, "/deliveries/stream": {"GET": self._stream}}
         self.server = Server(("127.0.0.1", 0), routes)
-        self.server.timeout = PROMPTLY
         self.url = self.server.url + "/"
         self._thread = threading.Thread(target=self.server.run, daemon=True)
         self._thread.start()
@@ -250,7 +249,7 @@ class Console:
         return answer
 
     def close(self) -> None:
-        self.server.stopping = True
+        self.server.stop()
         self._thread.join(SECONDS)
         self.pair.close()
 
