@@ -21,7 +21,6 @@ from typing import IO, Any, NamedTuple, Protocol
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PROMPTLY = 0.005  # seconds after which a server sees that its test is over
 SECONDS = 10.0  # that anything which must happen may take; nothing waits this long when all is well
 
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "tools")]
@@ -266,7 +265,6 @@ class Pair:
         rules = Rules(front.pop("event_types", EVENT_TYPES), guard, **front)
         self.exposee = Exposee(self.store, self.dispatcher, rules, self.log.append)
         self.server = Server(("127.0.0.1", 0), self.exposee.routes, log=lambda *lines: self.log.extend(lines))
-        self.server.timeout = PROMPTLY
         self.port, self.url = self.server.server_port, self.server.url
         self.dispatcher.start()
         self._thread = threading.Thread(target=self.server.run, daemon=True)
@@ -289,7 +287,7 @@ class Pair:
         return self.call("POST", "/trigger", {"event": event, "data": data}, **fields)
 
     def close(self) -> int:
-        self.server.stopping = True
+        self.server.stop()
         self._thread.join(SECONDS)
         waiting = self.dispatcher.close()
         self.store.close()
@@ -559,7 +557,7 @@ def eventually(condition: Callable[[], Any], what: str = "it") -> Any:
     end = time.monotonic() + SECONDS
     while not (value := condition()):
         assert time.monotonic() < end, f"{what} did not happen within {SECONDS} s"
-        threading.Event().wait(0.005)
+        time.sleep(0.001)
     return value
 
 
@@ -573,7 +571,7 @@ class Program:
         import os
 
         environment = {k: v for k, v in os.environ.items() if k not in ("EXPOSEE_URL", "WEBHOOK_URL", "WEBHOOK_SECRET")}
-        environment |= {"PYTHONDONTWRITEBYTECODE": "1", **(env or {})}
+        environment |= env or {}
         script, *arguments = command
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / script), *arguments],
