@@ -246,6 +246,10 @@ class Transport:
 # --- our side, in this process -----------------------------------------------------------------------------------
 
 
+def no_sync(descriptor: int) -> None:
+    """An fsync for tests that are about something else."""
+
+
 class Pair:
     """An exposee on a free port, built as its main does; close it in the end.
 
@@ -254,12 +258,11 @@ class Pair:
     """
 
     def __init__(self, folder: Path, **options: Any) -> None:
-        fsync = {"fsync": options.pop("fsync")} if "fsync" in options else {}
-        guard = options.pop("guard", Guard())
+        fsync, guard = options.pop("fsync", no_sync), options.pop("guard", Guard())
         front = {name: options.pop(name) for name in ("token", "event_types") if name in options}
         self.log: list[str] = []
-        self.store = WebhookStore(folder / "webhooks.json", url_problem, **fsync)
-        self.journal = Journal(folder / JOURNAL, **fsync)
+        self.store = WebhookStore(folder / "webhooks.json", url_problem, fsync)
+        self.journal = Journal(folder / JOURNAL, fsync)
         options.setdefault("log", self.log.append)
         self.dispatcher = Dispatcher(self.store, self.journal, guard, **options)
         rules = Rules(front.pop("event_types", EVENT_TYPES), guard, **front)
@@ -398,8 +401,8 @@ class Desk:
 
     def open(self, folder: Path) -> None:
         self.folder = folder
-        self.store = WebhookStore(folder / "webhooks.json", clock=self.clock)
-        self.journal = Journal(folder / JOURNAL)
+        self.store = WebhookStore(folder / "webhooks.json", fsync=no_sync, clock=self.clock)
+        self.journal = Journal(folder / JOURNAL, no_sync)
         self.dispatcher = _CountingDispatcher(self.store, self.journal, **self.options)
         self.on_demand = OnDemand(self.dispatcher)
         self.dispatcher.start()

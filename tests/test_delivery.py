@@ -97,7 +97,6 @@ class Disk:
             assert self.gate.wait(SECONDS)
         if self.error:
             raise OSError(self.error, os.strerror(self.error))
-        os.fsync(descriptor)
 
 
 def test_nobody_hears_202_and_nothing_is_sent_before_the_disk_has_it(tmp_path: Path, listener: Listener) -> None:
@@ -465,7 +464,6 @@ def test_a_cancellation_is_on_the_disk_before_it_is_answered_and_stays_after_a_k
     synced: list[bytes] = []
 
     def fsync(descriptor: int) -> None:
-        os.fsync(descriptor)
         synced[:] = [journal.read_bytes()] if journal.exists() else []
 
     journal, url = tmp_path / JOURNAL, listener.url()

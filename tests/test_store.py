@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disks import Disk, Faults, full, no_sync, together
+from disks import Disk, Faults, full, together
 from stores import ENTRIES, SECRETS, A, B, C, D, anyone, nobody, register, text_of
-from support import ROOT, SECONDS, Client, Clock, Pair, Program, eventually, held, request
+from support import ROOT, SECONDS, Client, Clock, Pair, Program, eventually, held, no_sync, request
 
 import store as store_module
 from durable import StoreError
