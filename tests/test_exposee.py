@@ -994,12 +994,6 @@ def test_broken_store_stops_the_start_and_is_left_untouched(tmp_path: Path, text
     assert store.read_text() == text
 
 
-def test_second_exposee_on_one_store(tmp_path: Path) -> None:
-    with Program("exposee.py", "--port", "0", cwd=tmp_path) as first:
-        assert first.port
-        assert "webhooks.json" in fails("exposee.py", "--port", "0", cwd=tmp_path)
-
-
 def test_two_stores_in_one_folder_share_nothing(tmp_path: Path, listener: Listener) -> None:
     listener.answer = b"HTTP/1.1 503 -\r\nContent-Length: 0\r\n\r\n"
 

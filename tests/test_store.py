@@ -703,18 +703,6 @@ def test_a_url_that_comes_back_in_the_same_group_has_no_old_secret(
 # --- one owner, and what it costs -----------------------------------------------------------------------------
 
 
-def test_a_second_exposee_on_one_store_refuses_to_start(tmp_path: Path) -> None:
-    with Program("exposee.py", "--port", "0", cwd=tmp_path) as first:
-        assert first.port
-        with pytest.raises(StoreError, match="another exposee has it"):
-            WebhookStore(tmp_path / "webhooks.json")
-        with Program("exposee.py", "--port", "0", cwd=tmp_path) as second:
-            assert second.wait() == 2
-            assert len(second.lines) == 1 and "another exposee has it" in second.lines[0]
-        first.stop(signal.SIGKILL)  # the lock goes with its owner, however it ended
-    WebhookStore(tmp_path / "webhooks.json").close()
-
-
 def test_a_change_costs_the_same_however_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Formatted is only what changes; the rest is one write of bytes that are there already."""
     formatted, dumps = [0], json.dumps
