@@ -731,18 +731,6 @@ def test_a_change_costs_the_same_however_many_there_are(tmp_path: Path, monkeypa
     assert large[1] < 20 * 0.01  # seconds of CPU: formatting 10,000 entries takes more
 
 
-@pytest.mark.parametrize("name, line", [("webhooks.json", 2), ("webhooks.deliveries.jsonl", 2)])
-def test_the_program_says_in_one_line_which_file_stops_it(name: str, line: int, tmp_path: Path) -> None:
-    text = f"[{json.dumps(A)},\nnonsense" if name == "webhooks.json" else '{"a": 1}\nnonsense\n{"synced": 99}\n'
-    if name != "webhooks.json":
-        text = text.replace('{"a": 1}', '{"delivery": "dlv_unknown_0", "state": "delivered"}')
-    (tmp_path / name).write_text(text)
-    with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee:
-        assert exposee.wait() == 2
-    assert len(exposee.lines) == 1 and f"{name}, line {line}: " in exposee.lines[0]
-    assert (tmp_path / name).read_text() == text
-
-
 # --- a removal that the disk has not agreed to --------------------------------------------------------------------
 
 
