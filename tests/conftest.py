@@ -149,9 +149,9 @@ def trusted(
     connections.tls_context.cache_clear()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def session() -> Iterator[Browser]:
-    """A browser for the tests of a page; without one they are skipped, but not in CI."""
+    """A browser for all tests of a page; without one they are skipped, but not in CI."""
     try:
         find_programs()
     except Missing as missing:

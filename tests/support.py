@@ -528,7 +528,8 @@ def free_port() -> int:
 
 def mostly_slow(cases: Iterable[Any], quick: int = 1) -> list[Any]:
     """Parameters of one kind, of which the first `quick` are always tried, and the others with the slow tests."""
-    return [pytest.param(case, marks=[pytest.mark.slow] * (number >= quick)) for number, case in enumerate(cases)]
+    values = (case if isinstance(case, tuple) else (case,) for case in cases)
+    return [pytest.param(*value, marks=[pytest.mark.slow] * (number >= quick)) for number, value in enumerate(values)]
 
 
 def each(names: str, cases: Iterable[Any], ids: Any = None) -> Callable[[Callable[..., None]], Callable[[], None]]:

@@ -341,7 +341,7 @@ for line in sys.stdin:
     if line.strip() == "free":
         os.close(taken.pop())
     began = time.process_time()
-    time.sleep(0.5)
+    time.sleep(0.25)
     print(time.process_time() - began, flush=True)
 """
 needs_limits = pytest.mark.skipif(sys.platform == "win32", reason="there is no limit to be lowered")
@@ -349,7 +349,7 @@ needs_limits = pytest.mark.skipif(sys.platform == "win32", reason="there is no l
 
 @contextlib.contextmanager
 def few_descriptors(free: int) -> Iterator[tuple[int, Callable[[str], float]]]:
-    """A server in a process with so many free file descriptors: its port, and its CPU seconds in half a second."""
+    """A server in a process with so many free file descriptors: its port, and its CPU seconds in a quarter of one."""
     command = [sys.executable, "-c", FEW, str(ROOT), str(free)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin and process.stdout
@@ -369,11 +369,11 @@ def few_descriptors(free: int) -> Iterator[tuple[int, Callable[[str], float]]]:
 @needs_limits
 def test_silent_callers_with_all_file_descriptors_cost_nothing_and_keep_nobody_out() -> None:
     with few_descriptors(20) as (port, tell), contextlib.ExitStack() as stack:
-        for _ in range(60):
+        for _ in range(30):
             stack.enter_context(Client(port))
         with Client(port) as client:
             assert client.ask(GET).status == 200
-        assert tell("measure") < 0.2
+        assert tell("measure") < 0.1
 
 
 @needs_limits
@@ -383,7 +383,7 @@ def test_a_caller_without_a_file_descriptor_waits_for_one_and_costs_nothing() ->
         used = tell("measure")
         tell("free")
         assert client.receive().status == 200
-    assert used < 0.2
+    assert used < 0.1
 
 
 # --- handlers and answers ---------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from support import ROOT, SECONDS, Pair
 from server import Routes, Server
 from wire import Answer, Request
 
-PAGE = ROOT / "console.html"
+PAGE, BLANK = ROOT / "console.html", "about:blank"
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the name that WebDriver gives to references to elements
 KEYS = {"Enter": "\ue007", "Escape": "\ue00c", "Tab": "\ue004", "Up": "\ue013", "Down": "\ue015", "End": "\ue010"}
 ARGUMENTS = (
@@ -102,8 +102,10 @@ class Browser:
     # Pages
 
     def open(self, url: str) -> None:
-        self._call("POST", "/url", {"url": "about:blank"})  # else a mere change of the fragment loads nothing
-        self._call("POST", "/url", {"url": url})
+        if self._call("GET", "/url") != BLANK:
+            self._call("POST", "/url", {"url": BLANK})  # else a mere change of the fragment loads nothing
+        if url != BLANK:
+            self._call("POST", "/url", {"url": url})
 
     def back(self) -> None:
         self._call("POST", "/back", {})
