@@ -276,7 +276,7 @@ def test_stopping_ends_run_and_lets_a_request_in_work_finish() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is seen when `timeout` is over")
 def test_stop_is_seen_at_once() -> None:
     server = Watched(ROUTES)
-    server.timeout = None
+    server.timeout = 2 * SECONDS
     server.thread.start()
     with server.client() as client:
         assert client.ask(GET).status == 200
