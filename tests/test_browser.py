@@ -587,7 +587,7 @@ def test_text_has_the_contrast_of_wcag_aa(full: Browser) -> None:
         assert full.run(CONTRAST) == [], scheme
 
 
-def test_narrow_page_does_not_scroll_sideways(full: Browser) -> None:
+def test_narrow_page_does_not_scroll_sideways_and_begins_with_deliveries(full: Browser) -> None:
     full.resize(360, 740)
     too_wide = """
       return [document.scrollingElement, ...document.querySelectorAll("section, ol, form")]
@@ -595,13 +595,11 @@ def test_narrow_page_does_not_scroll_sideways(full: Browser) -> None:
     """
     assert full.run(too_wide) == []
 
-
-def test_narrow_page_begins_with_deliveries_and_opens_one_at_its_bytes(full: Browser) -> None:
     full.resize(390, 780, mobile=True)
     full.click("#close")
     tops = [full.run(f"return document.querySelector('{id}').getBoundingClientRect().top") for id in ("#list", "#side")]
     assert tops == sorted(tops)
-    full.click(f"{ROWS} a")
+    full.click(f"{ROWS} a")  # it opens at its bytes
     full.wait_for_text("#attempts summary", "Attempt 1")
     bytes_at = "document.querySelector('#attempts pre').getBoundingClientRect().top"
     assert 0 < full.run(f"return {bytes_at}") < 780 / 2
