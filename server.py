@@ -268,8 +268,14 @@ class Server(socketserver.ThreadingTCPServer):
         if isinstance(error, Exception) and not isinstance(error, (OSError, EOFError, Problem)):
             self.tell("a connection", as_problem(error))
 
+    def stop(self) -> None:
+        """End `run`; a signal handler may call this."""
+        self.stopping = True
+        with contextlib.suppress(OSError):  # on Linux this wakes `run`; elsewhere it soon looks at `stopping` by itself
+            self.socket.shutdown(socket.SHUT_RDWR)
+
     def run(self) -> None:
-        """Serve until `stopping` is set (a signal handler may do that), then close the connections that wait."""
+        """Serve until `stop`, then close the connections that wait."""
         try:
             while not self.stopping:
                 self.handle_request()
@@ -298,7 +304,7 @@ def stop_on_signals(server: Server) -> None:
     def stop(number: int, frame: object) -> None:
         if server.stopping:
             raise KeyboardInterrupt
-        server.stopping = True
+        server.stop()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)

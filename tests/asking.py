@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from disks import Disk, no_sync
+from disks import Disk
 from exchanges import BROUGHT_ABOUT_BY, EXCHANGES, PING_BACK, RECOVER, REGISTER, STRANGER, UNREGISTER, A, B, filled
 from support import NO_CONTENT, SECONDS, Listener, Pair, Response, eventually, held, request
 from support import fields as header_fields
@@ -56,7 +56,7 @@ class Asker:
         """An exposee with these options and a store of its own."""
         folder = self._folder / str(next(self._numbers))
         folder.mkdir()
-        with Pair(folder, **{"fsync": no_sync, **options}) as it:
+        with Pair(folder, **options) as it:
             yield it
 
     def ask(self, pair: Pair, method: str, target: str, body: Any = None, **fields: str) -> Response:

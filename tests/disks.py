@@ -10,11 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from support import SECONDS, held
-
-
-def no_sync(descriptor: int) -> None:
-    """An fsync for tests that are about something else."""
+from support import SECONDS, held, no_sync
 
 
 def full(*_: object, **__: object) -> Any:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from support import PROMPTLY, SECONDS, Client, Response, request
+from support import SECONDS, Client, Response, request
 
 from server import Routes, Server
 from wire import Answer, Problem, Request
@@ -52,7 +52,6 @@ class Watched(Server):
         self, routes: Routes, show: Callable[..., None] | None = None, log: Callable[..., None] = lambda *lines: None
     ) -> None:
         super().__init__(("127.0.0.1", 0), routes, show, log)
-        self.timeout = PROMPTLY
         self.ended = threading.Semaphore(0)
         self.thread = threading.Thread(target=self.run, daemon=True)
 
@@ -73,7 +72,7 @@ def serving(
     try:
         yield server
     finally:
-        server.stopping = True
+        server.stop()
         server.thread.join(SECONDS)
 
 

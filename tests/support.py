@@ -21,7 +21,6 @@ from typing import IO, Any, NamedTuple, Protocol
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PROMPTLY = 0.005  # seconds after which a server sees that its test is over
 SECONDS = 10.0  # that anything which must happen may take; nothing waits this long when all is well
 
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "tools")]
@@ -258,6 +257,10 @@ class Transport:
 # --- our side, in this process -----------------------------------------------------------------------------------
 
 
+def no_sync(descriptor: int) -> None:
+    """An fsync for tests that are about something else."""
+
+
 class Pair:
     """An exposee on a free port, built as its main does; close it in the end.
 
@@ -266,12 +269,11 @@ class Pair:
     """
 
     def __init__(self, folder: Path, **options: Any) -> None:
-        fsync = {"fsync": options.pop("fsync")} if "fsync" in options else {}
-        guard = options.pop("guard", Guard())
+        fsync, guard = options.pop("fsync", no_sync), options.pop("guard", Guard())
         front = {name: options.pop(name) for name in ("token", "event_types") if name in options}
         self.log: list[str] = []
-        self.store = WebhookStore(folder / "webhooks.json", url_problem, **fsync)
-        self.journal = Journal(folder / JOURNAL, **fsync)
+        self.store = WebhookStore(folder / "webhooks.json", url_problem, fsync)
+        self.journal = Journal(folder / JOURNAL, fsync)
         options.setdefault("log", self.log.append)
         self.dispatcher = Dispatcher(self.store, self.journal, guard, **options)
         rules = Rules(front.pop("event_types", EVENT_TYPES), guard, **front)
@@ -279,7 +281,6 @@ class Pair:
         self.server = Server(
             ("127.0.0.1", 0), self.exposee.routes, log=lambda *lines: self.log.extend(lines), refusals=REFUSALS
         )
-        self.server.timeout = PROMPTLY
         self.port, self.url = self.server.server_port, self.server.url
         self.dispatcher.start()
         self._thread = threading.Thread(target=self.server.run, daemon=True)
@@ -302,7 +303,7 @@ class Pair:
         return self.call("POST", "/trigger", {"event": event, "data": data}, **fields)
 
     def close(self) -> int:
-        self.server.stopping = True
+        self.server.stop()
         self._thread.join(SECONDS)
         waiting = self.dispatcher.close()
         self.store.close()
@@ -413,8 +414,8 @@ class Desk:
 
     def open(self, folder: Path) -> None:
         self.folder = folder
-        self.store = WebhookStore(folder / "webhooks.json", clock=self.clock)
-        self.journal = Journal(folder / JOURNAL)
+        self.store = WebhookStore(folder / "webhooks.json", fsync=no_sync, clock=self.clock)
+        self.journal = Journal(folder / JOURNAL, no_sync)
         self.dispatcher = _CountingDispatcher(self.store, self.journal, **self.options)
         self.on_demand = OnDemand(self.dispatcher)
         self.dispatcher.start()
@@ -540,7 +541,8 @@ def free_port() -> int:
 
 def mostly_slow(cases: Iterable[Any], quick: int = 1) -> list[Any]:
     """Parameters of one kind, of which the first `quick` are always tried, and the others with the slow tests."""
-    return [pytest.param(case, marks=[pytest.mark.slow] * (number >= quick)) for number, case in enumerate(cases)]
+    values = (case if isinstance(case, tuple) else (case,) for case in cases)
+    return [pytest.param(*value, marks=[pytest.mark.slow] * (number >= quick)) for number, value in enumerate(values)]
 
 
 def each(names: str, cases: Iterable[Any], ids: Any = None) -> Callable[[Callable[..., None]], Callable[[], None]]:
@@ -572,7 +574,7 @@ def eventually(condition: Callable[[], Any], what: str = "it") -> Any:
     end = time.monotonic() + SECONDS
     while not (value := condition()):
         assert time.monotonic() < end, f"{what} did not happen within {SECONDS} s"
-        threading.Event().wait(0.005)
+        time.sleep(0.001)
     return value
 
 
@@ -581,9 +583,6 @@ def eventually(condition: Callable[[], Any], what: str = "it") -> Any:
 
 class Program(walkthrough.Program):
     """One of the programs as its users start it. `lines` are what it has printed so far, both streams."""
-
-    def __init__(self, *command: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
-        super().__init__(*command, cwd=cwd, env={"PYTHONDONTWRITEBYTECODE": "1", **(env or {})})
 
     def wait_for(self, text: str) -> str:
         """The first line that has `text` in it; fails the test if none comes."""

@@ -23,7 +23,7 @@ from client import Exchange, request_head
 from connections import Connection, Resolver, origin_of
 
 BODY = b"Content-Length: 2\r\n\r\n{}"
-SHORT = 0.3  # seconds that are the whole deadline of what never ends
+SHORT = 0.2  # seconds that are the whole deadline of what never ends
 CLOSED = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 

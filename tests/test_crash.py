@@ -144,7 +144,7 @@ def test_what_was_cancelled_is_not_sent_after_a_kill_when_it_is_registered_again
         with Program(*options, cwd=tmp_path) as exposee, Client(port_of(exposee)) as client:
             again = json.dumps({"url": receiver.url(), "event_types": [EVENT]}).encode()
             assert client.ask(request("POST", "/webhooks/register", again)).status == 200
-            threading.Event().wait(0.8)  # the retry would have been due
+            threading.Event().wait(0.55)  # the retry would have been due
             assert client.ask(trigger("another")).status == 202
             assert b"another" in receiver.next()
             assert exposee.stop() == 0

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disks import Disk, full, no_sync, together
-from support import SECONDS, held
+from disks import Disk, full, together
+from support import SECONDS, held, no_sync
 
 import durable
 from durable import Fsync, GroupCommit, StoreError, open_locked, replacement, sync_directory

@@ -323,7 +323,7 @@ def test_exposee_survives_whatever_comes(
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(owner, "STREAM_BEAT", 0.05)
-    with Listener() as listener, Pair(tmp_path, guard=Harmless(), schedule=(), fsync=lambda file: None) as pair:
+    with Listener() as listener, Pair(tmp_path, guard=Harmless(), schedule=()) as pair:
 
         def well() -> None:
             assert pair.call("GET", "/health").status == 200
@@ -351,7 +351,7 @@ def test_receiver_survives_whatever_comes(cases: int, nothing_left: None, secret
     try:
         run(cases, server.server_port, RECEIVER_BODIES, [PATH], well)
     finally:
-        server.stopping = True
+        server.stop()
         thread.join(SECONDS)
 
 
@@ -387,7 +387,7 @@ def test_a_number_is_refused_or_sent_as_it_is_spelled(
     cases: int, nothing_left: None, tmp_path: Path, listener: Listener
 ) -> None:
     sent = 0
-    with Pair(tmp_path, schedule=(), fsync=lambda file: None) as pair:
+    with Pair(tmp_path, schedule=()) as pair:
         pair.register(listener.url(), EVENT)
         for number in range(cases):
             maker = Maker(number, [], [])

@@ -16,8 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from disks import Disk, full, no_sync, together
-from support import SECONDS, held
+from disks import Disk, full, together
+from support import SECONDS, held, no_sync
 
 import durable
 import journal as journal_module

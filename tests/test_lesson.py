@@ -155,7 +155,7 @@ def receiver_port(request: pytest.FixtureRequest) -> Iterator[int]:
     thread = threading.Thread(target=server.run)
     thread.start()
     yield server.server_port
-    server.stopping = True
+    server.stop()
     thread.join(LIMIT)
 
 

@@ -61,7 +61,7 @@ def test_no_retries_come_after_it(tmp_path: Path) -> None:
     with Desk(tmp_path, URL, schedule=(10.0, 10.0)) as desk, desk.blocked(exchange(503)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("delivery.MAX_BACKLOG", 0)
-            desk.trigger()
+            desk.under_way(desk.trigger())
             desk.trigger()
             full = desk.trigger()
         assert (full.state, full.error) == (FAILED, "backlog full")

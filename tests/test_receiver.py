@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 from support import (
-    PROMPTLY,
     ROOT,
     SECONDS,
     Client,
@@ -47,11 +46,10 @@ PATH = "/webhook-receiver"
 @contextlib.contextmanager
 def serving(it: Receiver) -> Iterator[int]:
     server = Server(("127.0.0.1", 0), it.routes, log=terminal.say)
-    server.timeout = PROMPTLY
     thread = threading.Thread(target=server.run)
     thread.start()
     yield server.server_port
-    server.stopping = True
+    server.stop()
     thread.join(SECONDS)
 
 
@@ -400,14 +398,14 @@ TIME_OF_DAY = r"^\d\d:\d\d:\d\d "
 
 @pytest.mark.parametrize(
     "options, variables",
-    [
-        (["--ping-back", "{0}", "--url", "{1}"], {}),
+    mostly_slow([
         (["--ping-back", "--exposee", "{0}", "--url", "{1}", "--raw"], {}),
         (["--ping-back"], {"EXPOSEE_URL": "{0}", "WEBHOOK_URL": "{1}"}),
         (["--ping-back", "{0}", "--url", "{1}"], {"EXPOSEE_URL": "http://h/", "WEBHOOK_URL": "http://h/"}),
-    ],
-    ids=["as a value", "as options", "from the environment", "options before the environment"],
-)
+        (["--ping-back", "{0}", "--url", "{1}"], {}),
+    ], 3),
+    ids=["as options", "from the environment", "options before the environment", "as a value"],
+)  # fmt: skip
 def test_a_ping_is_verified_and_pinged_back(
     options: list[str], variables: dict[str, str], tmp_path: Path
 ) -> None:
@@ -616,7 +614,9 @@ def answers(port: int) -> bool:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell")
 @pytest.mark.parametrize("number", mostly_slow([signal.SIGINT, signal.SIGTERM]))
-@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", ">/dev/full 2>&1"])
+@pytest.mark.parametrize(
+    "redirection", mostly_slow(["2>&-", "<&- >&- 2>&-", ">/dev/full 2>&1", ">&-", ">/dev/full"], 3)
+)
 def test_an_output_that_takes_nothing_changes_nothing_else(redirection: str, number: int) -> None:
     code, out, err = run_to_the_end(number, redirection)
     assert (code, err) == (0, "")
@@ -638,7 +638,8 @@ def test_a_reader_that_has_gone_changes_nothing_else() -> None:
             process.kill()
 
 
-@pytest.mark.parametrize("number", mostly_slow([signal.SIGINT, signal.SIGTERM]))
+@pytest.mark.slow  # test_terminal.py has it of the exposee
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_terminal_that_stands_still_holds_up_neither_answers_nor_the_end(number: int) -> None:
     port = free_port()
     command = [sys.executable, str(ROOT / "receiver.py"), "--raw", "--port", str(port)]

@@ -37,6 +37,7 @@ class Ran:
         except SystemExit as ended:
             self.code = ended.code
         gc.collect()  # a socket that was left open is this test's failure, and not that of a later one
+        gc.freeze()  # else each of these looks through all that the tests before have left
         self.out, self.err = capsys.readouterr()
 
 

@@ -306,7 +306,7 @@ def test_names_that_hang_in_the_resolver_hold_up_no_name_that_is_known(
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     known, hanging = f"http://known.example:{listener.port}/", [f"http://hang-{n}.example/" for n in range(64)]
-    with Pair(tmp_path, guard=None, timeout=1.0) as pair, held(gate):
+    with Pair(tmp_path, guard=None, timeout=0.5) as pair, held(gate):
         pair.store.register(known, [EVENT], None, lambda _: None)
         listener.answer = CLOSING  # so that the name is looked up each time
         assert pair.trigger(EVENT, 0, Prefer="wait=5").json()["deliveries"][0]["state"] == DELIVERED
@@ -317,7 +317,7 @@ def test_names_that_hang_in_the_resolver_hold_up_no_name_that_is_known(
         for number in range(10):
             began = time.monotonic()
             assert pair.trigger(EVENT, number, Prefer="wait=5").json()["deliveries"][0]["state"] == DELIVERED
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < 0.5
         assert sum(thread.name.startswith("resolve") for thread in threading.enumerate()) < 20
         eventually(lambda: all(d.count for d in pair.dispatcher.history.newest(lambda d: d.url in hanging, 64)))
         found = pair.dispatcher.history.newest(lambda d: d.url in hanging, 64)

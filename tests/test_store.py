@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disks import Disk, Faults, full, no_sync, together
+from disks import Disk, Faults, full, together
 from stores import ENTRIES, SECRETS, A, B, C, D, anyone, nobody, register, text_of
-from support import ROOT, SECONDS, Client, Clock, Pair, Program, eventually, held, request
+from support import ROOT, SECONDS, Client, Clock, Pair, Program, eventually, held, no_sync, request
 
 import store as store_module
 from durable import StoreError
@@ -706,18 +706,6 @@ def test_a_url_that_comes_back_in_the_same_group_has_no_old_secret(
 # --- one owner, and what it costs -----------------------------------------------------------------------------
 
 
-def test_a_second_exposee_on_one_store_refuses_to_start(tmp_path: Path) -> None:
-    with Program("exposee.py", "--port", "0", cwd=tmp_path) as first:
-        assert first.port
-        with pytest.raises(StoreError, match="another exposee has it"):
-            WebhookStore(tmp_path / "webhooks.json")
-        with Program("exposee.py", "--port", "0", cwd=tmp_path) as second:
-            assert second.wait() == 2
-            assert len(second.lines) == 1 and "another exposee has it" in second.lines[0]
-        first.stop(signal.SIGKILL)  # the lock goes with its owner, however it ended
-    WebhookStore(tmp_path / "webhooks.json").close()
-
-
 def test_a_change_costs_the_same_however_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Formatted is only what changes; the rest is one write of bytes that are there already."""
     formatted, dumps = [0], json.dumps
@@ -744,18 +732,6 @@ def test_a_change_costs_the_same_however_many_there_are(tmp_path: Path, monkeypa
     small, large = cost(100), cost(10_000)
     assert small[0] == large[0] < 10_000
     assert large[1] < 20 * 0.01  # seconds of CPU: formatting 10,000 entries takes more
-
-
-@pytest.mark.parametrize("name, line", [("webhooks.json", 2), ("webhooks.deliveries.jsonl", 2)])
-def test_the_program_says_in_one_line_which_file_stops_it(name: str, line: int, tmp_path: Path) -> None:
-    text = f"[{json.dumps(A)},\nnonsense" if name == "webhooks.json" else '{"a": 1}\nnonsense\n{"synced": 99}\n'
-    if name != "webhooks.json":
-        text = text.replace('{"a": 1}', '{"delivery": "dlv_unknown_0", "state": "delivered"}')
-    (tmp_path / name).write_text(text)
-    with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee:
-        assert exposee.wait() == 2
-    assert len(exposee.lines) == 1 and f"{name}, line {line}: " in exposee.lines[0]
-    assert (tmp_path / name).read_text() == text
 
 
 # --- a removal that the disk has not agreed to --------------------------------------------------------------------

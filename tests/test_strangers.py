@@ -447,7 +447,7 @@ def test_the_line_of_a_bug_is_not_the_strangers(capsys: pytest.CaptureFixture[st
     try:
         assert ask(server.server_port, request("GET", f"/items/{QUOTED}")).status == 500
     finally:
-        server.stopping = True
+        server.stop()
         thread.join(SECONDS)
     lines = capsys.readouterr().out.splitlines()
     assert all(map(is_plain, lines)) and MARK in lines[1] and len(lines) == 2

@@ -52,7 +52,7 @@ def together(*tasks: Callable[[random.Random], object], seconds: float = WORK) -
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_whatever_threads_do_at_once_nothing_is_lost_and_nothing_counted_wrong(tmp_path: Path, workers: int) -> None:
-    with Listener() as listener, Pair(tmp_path, workers=workers, schedule=()) as pair:
+    with Listener() as listener, Pair(tmp_path, workers=workers, schedule=(), fsync=os.fsync) as pair:
         dispatcher, store, on_demand = pair.dispatcher, pair.store, OnDemand(pair.dispatcher)
         kept, others = listener.url("/kept"), [listener.url(f"/{number}") for number in range(4)]
         pair.register(kept, EVENT)

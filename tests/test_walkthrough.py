@@ -58,7 +58,7 @@ class Walk:
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "walkthrough.py"), *options],
             cwd=folder,
-            env={**os.environ, "TMPDIR": str(self._temporary), "PYTHONDONTWRITEBYTECODE": "1", **environment},
+            env={**os.environ, "TMPDIR": str(self._temporary), **environment},
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from support import PROMPTLY, ROOT, SECONDS, Pair
+from support import ROOT, SECONDS, Pair
 
 from exposee import REFUSALS
 from server import Server
 from wire import Answer, Request
 
-PAGE = ROOT / "console.html"
+PAGE, BLANK = ROOT / "console.html", "about:blank"
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the name that WebDriver gives to references to elements
 KEYS = {"Enter": "\ue007", "Escape": "\ue00c", "Tab": "\ue004", "Up": "\ue013", "Down": "\ue015", "End": "\ue010"}
 ARGUMENTS = (
@@ -103,8 +103,10 @@ class Browser:
     # Pages
 
     def open(self, url: str) -> None:
-        self._call("POST", "/url", {"url": "about:blank"})  # else a mere change of the fragment loads nothing
-        self._call("POST", "/url", {"url": url})
+        if self._call("GET", "/url") != BLANK:
+            self._call("POST", "/url", {"url": BLANK})  # else a mere change of the fragment loads nothing
+        if url != BLANK:
+            self._call("POST", "/url", {"url": url})
 
     def back(self) -> None:
         self._call("POST", "/back", {})
@@ -231,7 +233,6 @@ class Console:
         self.stream = stream
         routes = {**routes, "/deliveries/stream": {"GET": self._stream}}
         self.server = Server(("127.0.0.1", 0), routes, refusals=REFUSALS)
-        self.server.timeout = PROMPTLY
         self.url = self.server.url + "/"
         self._thread = threading.Thread(target=self.server.run, daemon=True)
         self._thread.start()
@@ -254,7 +255,7 @@ class Console:
         return answer
 
     def close(self) -> None:
-        self.server.stopping = True
+        self.server.stop()
         self._thread.join(SECONDS)
         self.pair.close()
 

@@ -46,7 +46,7 @@ def receiver(port: int, answer: Callable[[Request], Answer]) -> Iterator[str]:
     try:
         yield f"http://localhost:{server.server_port}/webhook-receiver"
     finally:
-        server.stopping = True
+        server.stop()
         thread.join()
 
 
