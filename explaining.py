@@ -23,7 +23,8 @@ HINTS: list[tuple[type[Exception], str]] = [
 
 def no_answer(error: Exception) -> str:
     """Why there was no answer, from what urllib has raised."""
-    error = getattr(error, "reason", error)  # of a URLError
+    reason = getattr(error, "reason", error)  # of a URLError; that of an SSLError is a text
+    error = reason if isinstance(reason, Exception) else error
     return next(hint for kind, hint in HINTS if isinstance(error, kind)).format(error=error)
 
 

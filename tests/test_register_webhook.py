@@ -7,10 +7,12 @@ import gc
 import json
 import signal
 import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
+from receivers import raw_server
 from support import Behaviour, Listener, Pair, Program, free_port
 
 import options
@@ -369,6 +371,18 @@ def test_a_redirect_is_not_followed(status: int, listener: Listener, capsys: pyt
     ran = Ran(capsys, "--exposee", listener.url(""))
     assert ran.code == 1 and f"{status} it leads to {listener.url('/elsewhere')};" in ran.err
     assert listener.requests.qsize() == 1
+
+
+def test_an_exposee_whose_tls_breaks_after_the_handshake_is_a_failure(
+    trusted: ssl.SSLContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer_in_plain(connection: socket.socket) -> None:
+        connection.recv(65_536)
+        socket.socket.send(connection, b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+
+    with raw_server(answer_in_plain, trusted) as port:
+        ran = Ran(capsys, "--exposee", f"https://localhost:{port}", "--ping")
+    assert ran.code == 1 and ran.err.startswith("Ping failed: [SSL") and ran.err.count("\n") == 1
 
 
 def test_proxy_variables_are_not_obeyed(
