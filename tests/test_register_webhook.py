@@ -238,7 +238,7 @@ def once(data: bytes) -> Behaviour:
         ),
         (b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n", "302 "),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", "the answer was cut off after 4 bytes"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nhalf", "the answer "),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nhalf", "the answer was cut off"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n" + b"x" * 1_048_577, "the answer was cut off after 1,048,577 bytes"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1_048_577, "the answer was cut off after 1,048,577 bytes"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "the answer "),
