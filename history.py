@@ -117,11 +117,14 @@ class History:
             return list(itertools.islice(found, limit))
 
     def wait(self, deliveries: Iterable[Delivery], seconds: float) -> bool:
-        """Wait for the first attempts of these; False when they take longer than `seconds`."""
+        """Wait for the first attempts of these, and for pings to be over, as a redelivered one is shared as well.
+
+        False when they take longer than `seconds`.
+        """
         left = deque(deliveries)
 
         def is_over() -> bool:
-            while left and (left[0].attempts or left[0].state not in OPEN):
+            while left and (left[0].state not in OPEN or left[0].attempts and left[0].message.event != PING):
                 left.popleft()
             return not left
 
