@@ -119,7 +119,7 @@ class History:
     def wait(self, deliveries: Iterable[Delivery], seconds: float) -> bool:
         """Wait for the first attempts of these, and for pings to be over, as a redelivered one is shared as well.
 
-        False when they take longer than `seconds`.
+        False when they take longer than `seconds`, or after `close`.
         """
         left = deque(deliveries)
 
@@ -129,7 +129,8 @@ class History:
             return not left
 
         with self._condition:
-            return self._condition.wait_for(is_over, seconds)
+            self._condition.wait_for(lambda: is_over() or self._closed, seconds)
+            return not left
 
     def changes(self, since: int, limit: int, seconds: float) -> tuple[int, list[Delivery]] | None:
         """The deliveries of the first `limit` changes since a version, each once, and the version after these.
@@ -145,7 +146,7 @@ class History:
             return since + len(found), list(dict.fromkeys(found))
 
     def close(self) -> None:
-        """End what `changes` is called for."""
+        """End what `wait` and `changes` are called for."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()

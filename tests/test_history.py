@@ -177,6 +177,17 @@ def test_a_shutdown_ends_the_waiting_for_changes(desk: Desk) -> None:
     assert found == [None]
 
 
+def test_a_shutdown_ends_the_waiting_for_attempts_which_are_not_over(desk: Desk) -> None:
+    ended: list[bool] = []
+    with desk.blocked():
+        delivery = desk.under_way(desk.trigger())
+        waiting = threading.Thread(target=lambda: ended.append(desk.dispatcher.history.wait([delivery], SECONDS)))
+        waiting.start()
+        desk.stop(0.0)
+        waiting.join(SECONDS / 2)
+    assert ended == [False]
+
+
 # --- finding --------------------------------------------------------------------------------------------------------
 
 
