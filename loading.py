@@ -36,7 +36,7 @@ def read_webhooks(path: Path, check: Check) -> list[tuple[str, str]]:
     for number, entry in enumerate(entries):
         fault: str | None = 'not an entry {"url": text, "event": text}'
         match entry:
-            case {"url": str(url), "event": str(event)} if len(entry) == 2 and event.isprintable():
+            case {"url": str(url), "event": str(event)} if len(entry) == 2 and event and event.isprintable():
                 fault = check(url)
         if fault:
             raise StoreError(f"{path}, line {_line_of_entry(text, number)}: {fault}; {MEND}")
