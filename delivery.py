@@ -357,9 +357,9 @@ class Dispatcher:
             for ping in list(self.history.pings.values()):
                 if ping.state in OPEN:
                     self._end(ping, FAILED, "interrupted by the end of the exposee")
+        self.history.close()  # requests that wait are answered while the files are closed
         self.housekeeper.close()
         for sender in self._senders:
             sender.pool.resolver.close()
-        self.history.close()
         self.journal.close()
         return self.history.waiting

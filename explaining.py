@@ -16,6 +16,7 @@ HINTS: list[tuple[type[Exception], str]] = [
     (socket.gaierror, "the host name was not found: check --exposee"),
     (TimeoutError, "no answer in time: check the port and the tunnel"),
     (ConnectionError, "the connection was closed without an answer: check the port and the tunnel"),
+    (http.client.IncompleteRead, "the answer was cut off in the middle of a chunk: try again, or check --exposee"),
     (http.client.HTTPException, "the answer is not HTTP/1.x: check the port"),
     (Exception, "{error}: check --exposee"),
 ]
@@ -23,7 +24,8 @@ HINTS: list[tuple[type[Exception], str]] = [
 
 def no_answer(error: Exception) -> str:
     """Why there was no answer, from what urllib has raised."""
-    error = getattr(error, "reason", error)  # of a URLError
+    reason = getattr(error, "reason", error)  # of a URLError; that of an SSLError is a text
+    error = reason if isinstance(reason, Exception) else error
     return next(hint for kind, hint in HINTS if isinstance(error, kind)).format(error=error)
 
 

@@ -117,16 +117,20 @@ class History:
             return list(itertools.islice(found, limit))
 
     def wait(self, deliveries: Iterable[Delivery], seconds: float) -> bool:
-        """Wait for the first attempts of these; False when they take longer than `seconds`."""
+        """Wait for the first attempts of these, and for pings to be over, as a redelivered one is shared as well.
+
+        False when they take longer than `seconds`, or after `close`.
+        """
         left = deque(deliveries)
 
         def is_over() -> bool:
-            while left and (left[0].attempts or left[0].state not in OPEN):
+            while left and (left[0].state not in OPEN or left[0].attempts and left[0].message.event != PING):
                 left.popleft()
             return not left
 
         with self._condition:
-            return self._condition.wait_for(is_over, seconds)
+            self._condition.wait_for(lambda: is_over() or self._closed, seconds)
+            return not left
 
     def changes(self, since: int, limit: int, seconds: float) -> tuple[int, list[Delivery]] | None:
         """The deliveries of the first `limit` changes since a version, each once, and the version after these.
@@ -142,7 +146,7 @@ class History:
             return since + len(found), list(dict.fromkeys(found))
 
     def close(self) -> None:
-        """End what `changes` is called for."""
+        """End what `wait` and `changes` are called for."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()

@@ -84,7 +84,7 @@ class Inbox:
             entry = Entry(request, self._clock())
             try:
                 answer = receive(request, entry)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:  # also what asyncio and sys.exit raise
                 problem = as_problem(error)
                 entry.notes += problem.notes or [problem.detail]
                 self._keep(entry, problem.status)

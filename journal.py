@@ -7,6 +7,7 @@ nobody has been told of that: it is dropped at the next start.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -101,8 +102,11 @@ class Journal:
         return False
 
     def compact(self, records: Callable[[], Iterable[bytes]]) -> None:
-        """If the file has doubled, replace it by `records()`. Commits and notes of the meantime go to the new file."""
-        if self._size >= max(COMPACT_BYTES, 2 * self._compacted_size):
+        """If the file has doubled, or somebody has removed it, replace it by `records()`.
+
+        Commits and notes of the meantime go to the new file.
+        """
+        if self._size >= max(COMPACT_BYTES, 2 * self._compacted_size) or not os.path.exists(self.path):
             with contextlib.suppress(OSError), self._commits.turn():
                 self._replace(records())
             self._compacted_size = self._size  # also without room for a second file: not again before it has doubled
@@ -128,6 +132,8 @@ class Journal:
         """Write the notes and then `records`; or leave the file as it was, and keep the notes."""
         if self._file < 0:
             self._file = self._open()
+        if not os.path.exists(self.path):  # what is written to it now would be gone with the next start
+            raise OSError(errno.ENOENT, f"{self.path.name} was removed")
         if self._doubtful:
             os.truncate(self._file, self._size)
             sync_directory(self.path, self._fsync)

@@ -36,7 +36,7 @@ def read_webhooks(path: Path, check: Check) -> list[tuple[str, str]]:
     for number, entry in enumerate(entries):
         fault: str | None = 'not an entry {"url": text, "event": text}'
         match entry:
-            case {"url": str(url), "event": str(event)} if len(entry) == 2 and event.isprintable():
+            case {"url": str(url), "event": str(event)} if len(entry) == 2 and event and event.isprintable():
                 fault = check(url)
         if fault:
             raise StoreError(f"{path}, line {_line_of_entry(text, number)}: {fault}; {MEND}")
@@ -64,7 +64,7 @@ def _read(path: Path, empty: Any, fault: str) -> tuple[str, Any]:
         text = path.read_text("utf-8-sig")  # older Windows editors begin a file with a byte order mark
         if not text.strip():
             fault = f"is empty, expected at least {empty}"
-        elif isinstance(value := json.loads(text), type(empty)):
+        elif isinstance(value := json.loads(text, object_pairs_hook=_object), type(empty)):
             return text, value
     except json.JSONDecodeError as error:
         error = explained(error)
@@ -74,6 +74,12 @@ def _read(path: Path, empty: Any, fault: str) -> tuple[str, Any]:
     except (OSError, ValueError) as error:
         fault = f"cannot be read: {error}"
     raise StoreError(f"{path}, line {line}: {fault}; {MEND}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    """The object; a list, which is refused, if a key appears twice: two entries lack the braces between them."""
+    value = dict(pairs)
+    return value if len(value) == len(pairs) else pairs
 
 
 def _line_of_entry(text: str, number: int) -> int:

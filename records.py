@@ -43,6 +43,8 @@ def delivery_record(delivery: Delivery, state: str = "", manual: bool = False) -
 
 def message_of(record: dict[str, Any]) -> Message:
     """The message of a record. KeyError, TypeError, ValueError, AttributeError: it is no record of ours."""
+    if not all(isinstance(text, str) for text in (record["message"], record["event"], *record["urls"])):
+        raise TypeError("not texts")
     message = Message(record["message"], record["event"], float(record["time"]), record["body"].encode())
     if "key" in record:
         message.key, message.count, message.fingerprint = record["key"]

@@ -24,7 +24,7 @@ from wire import Problem, Request
 STRANGER_RATE, STRANGER_BURST = 10.0, 50.0  # pings and triggers of all strangers: a second, and in a row
 MAX_WAIT = 30.0  # seconds, of Prefer: wait
 ABROAD = ": this exposee is not on your machine; register the public URL of your tunnel with --url"
-WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[,;]|$)", re.IGNORECASE)
+WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d+)\"?\s*(?:[,;]|$)", re.IGNORECASE)
 ISO_8601 = re.compile(  # those forms that all Pythons from 3.10 on read alike
     r"\d{4}-\d\d-\d\d(?:T\d\d:\d\d(?::\d\d(?:\.\d{3}(?:\d{3})?)?)?(?:Z|[+-]\d\d:\d\d)?)?", re.ASCII
 )

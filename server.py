@@ -208,7 +208,7 @@ class Server(socketserver.ThreadingTCPServer):
             raise Problem(405, f"{request.path} takes {allow['Allow']}, not {request.method}{hint}", allow)
         try:
             return methods[request.method](request._replace(parameters=match.groups()) if match.groups() else request)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # also what asyncio and sys.exit raise
             raise as_problem(error, self._refusals) from error
 
     def tell(self, what: str, problem: Problem) -> None:

@@ -28,7 +28,7 @@ def loads(data: bytes) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         at = explained(error)
-        raise ValueError(f"not JSON: {at.msg.lower()} at line {at.lineno}, column {at.colno}") from None
+        raise ValueError(f"not JSON: {at.msg.lower().removesuffix(' at')} at line {at.lineno}, column {at.colno}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: byte {error.start} is {data[error.start]:#04x}") from None
     except UnicodeEncodeError:

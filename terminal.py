@@ -159,7 +159,7 @@ class Printer:
         """Print bytes of HTTP: a title, then each (mark, first bytes, length in all) as a transcript."""
         cut = [(mark, data[:SHOWN_MESSAGE], length or len(data)) for mark, data, length in messages]
         size = sum(len(data) for _, data, _ in cut)
-        self._put(size, lambda: [("", printable(title)), *(line for m in cut for line in transcript(*m)), ("", "")])
+        self._put(size, lambda: [("", brief(title)), *(line for m in cut for line in transcript(*m)), ("", "")])
 
     def close(self, *lines: str) -> None:
         """Print what waits, and then these last lines, for a second at most."""

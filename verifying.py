@@ -65,7 +65,8 @@ def _standard(secret: str, header: str, headers: Mapping[str, str], body: bytes,
     signed, given = prefix + body, [part[3:] for part in header.split(" ") if part.startswith("v1,")]
     if _among(given, expected := _base64(key, signed)):
         age = now - int(timestamp)
-        late = f"webhook-signature is right, but {age:.0f} s old (±{TOLERANCE} allowed): a replay?"
+        off, why = (f"{age:.0f} s old", "replay") if age > 0 else (f"{-age:.0f} s ahead of our clock", "wrong clock")
+        late = f"webhook-signature is right, but {off} (±{TOLERANCE} allowed): a {why}?"
         return [late] if abs(age) > TOLERANCE else []
     mistakes = {
         "whsec_ was not stripped: the sender's key was the secret as text": _base64(text, signed),

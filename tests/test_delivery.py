@@ -696,6 +696,14 @@ def test_a_ping_under_way_is_shared(desk: Desk) -> None:
     assert not set(desk.on_demand.ping()) & set(both), "a ping that is over is not shared"
 
 
+def test_a_ping_that_is_redelivered_is_waited_for_by_whoever_shares_it(desk: Desk) -> None:
+    it = desk.settled(ping(desk))
+    with desk.redelivering(it):
+        assert desk.on_demand.ping() == [it]
+        assert not desk.dispatcher.history.wait([it], 0.0), "its first attempt is over, and this one is not"
+    assert desk.dispatcher.history.wait([it], SECONDS) and it.state == DELIVERED
+
+
 def test_urls_that_refuse_and_are_pinged_without_end_stop_no_delivery(tmp_path: Path) -> None:
     refusing = [f"http://{number}.test/" for number in range(2_000)]
     entries = [{"url": url, "event": OTHER} for url in refusing]

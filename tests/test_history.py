@@ -177,6 +177,17 @@ def test_a_shutdown_ends_the_waiting_for_changes(desk: Desk) -> None:
     assert found == [None]
 
 
+def test_a_shutdown_ends_the_waiting_for_attempts_which_are_not_over(desk: Desk) -> None:
+    ended: list[bool] = []
+    with desk.blocked():
+        delivery = desk.under_way(desk.trigger())
+        waiting = threading.Thread(target=lambda: ended.append(desk.dispatcher.history.wait([delivery], SECONDS)))
+        waiting.start()
+        desk.stop(0.0)
+        waiting.join(SECONDS / 2)
+    assert ended == [False]
+
+
 # --- finding --------------------------------------------------------------------------------------------------------
 
 
@@ -271,6 +282,9 @@ def test_a_record_of_a_delivery_that_is_forgotten_is_passed_over() -> None:
         {"message": "msg_1", "event": EVENT, "time": "now", "urls": [URL], "body": "{}"},
         {"message": "msg_1", "event": EVENT, "time": 1, "urls": None, "body": "{}"},
         {"message": "msg_1", "event": EVENT, "time": 1, "urls": [URL], "body": {}},
+        {"message": "msg_1", "event": EVENT, "time": 1, "urls": [7], "body": "{}"},
+        {"message": "msg_1", "event": 7, "time": 1, "urls": [URL], "body": "{}"},
+        {"message": 7, "event": EVENT, "time": 1, "urls": [URL], "body": "{}"},
         {"message": ["msg_1"], "event": EVENT, "time": 1, "urls": [URL], "body": "{}"},
         {"delivery": 7},
         {"delivery": "dlv_000000000000000000000000_0"},

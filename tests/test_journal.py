@@ -405,6 +405,17 @@ def test_a_journal_that_has_grown_is_replaced(grown: Journal) -> None:
     assert list(grown.path.parent.glob("*.tmp")) == []
 
 
+def test_nothing_is_accepted_for_a_journal_that_was_removed_until_it_is_written_again(journal: Journal) -> None:
+    journal.commit(record(0))
+    journal.note(1, record(1))
+    journal.path.unlink()
+    with pytest.raises(StoreError, match=f"{journal.path.name} was removed"):
+        journal.commit(record(2))
+    journal.compact(lambda: [record(0)])
+    journal.commit(record(3))
+    assert numbers(journal.path) == [0, 1, 3]
+
+
 def test_a_journal_is_compacted_again_only_after_it_has_doubled(grown: Journal) -> None:
     asked: list[int] = []
 

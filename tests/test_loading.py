@@ -73,14 +73,16 @@ def test_any_layout_of_the_list_loads(
         ('[\n{"url": "http://b.example/", "event": "e", "secret": "s"}]', 2, "not an entry"),
         ('[\n{"url": ["http://b.example/"], "event": "e"}]', 2, "not an entry"),
         ('[\n{"url": "http://b.example/", "event": null}]', 2, "not an entry"),
+        ('[\n{"url": "http://b.example/", "event": ""}]', 2, "not an entry"),
         ('[\n\n{"url": "ftp://b.example/", "event": "e"}]', 3, "http or https"),
         ('[\n{"url": "http://b.example/\\u001b", "event": "e"}]', 2, "visible ASCII"),
         ('[\n{"url": "http://b.example/\\ud800", "event": "e"}]', 2, "visible ASCII"),
+        ('[\n{"url": "http://a.example/", "event": "e",\n "url": "http://b.example/", "event": "e"}]', 2, "not an entry"),
         ("[" * 100_000, 1, "nested too deeply"),
         ("[1" + "0" * 5_000 + "]", 1, "not "),
         ("\udcff", 1, "cannot be read"),
     ],
-    ids=range(25),
+    ids=range(27),
 )
 def test_another_file_stops_the_start_and_is_left_alone(
     text: str, line: int, reason: str, tmp_path: Path, opened: Callable[[], WebhookStore]

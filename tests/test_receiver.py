@@ -225,7 +225,7 @@ def test_a_message_is_not_handled_before_it_is_verified(verifying: int, handled:
     assert handled == [("e", 1)]
 
 
-@pytest.mark.parametrize("error", [KeyError("a\nb"), SystemExit(3), OSError(), AssertionError()], ids=repr)
+@pytest.mark.parametrize("error", [KeyError("a\nb"), SystemExit(3), OSError(), AssertionError(), BaseException()], ids=repr)
 def test_an_error_in_handle_is_one_line_and_the_message_comes_again(
     error: BaseException, port: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

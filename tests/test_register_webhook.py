@@ -7,10 +7,12 @@ import gc
 import json
 import signal
 import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
+from receivers import raw_server
 from support import Behaviour, Listener, Pair, Program, free_port
 
 import options
@@ -237,7 +239,7 @@ def once(data: bytes) -> Behaviour:
         ),
         (b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n", "302 "),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", "the answer was cut off after 4 bytes"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nhalf", "the answer "),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nhalf", "the answer was cut off"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1048577\r\n\r\n" + b"x" * 1_048_577, "the answer was cut off after 1,048,577 bytes"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1_048_577, "the answer was cut off after 1,048,577 bytes"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "the answer "),
@@ -370,6 +372,18 @@ def test_a_redirect_is_not_followed(status: int, listener: Listener, capsys: pyt
     ran = Ran(capsys, "--exposee", listener.url(""))
     assert ran.code == 1 and f"{status} it leads to {listener.url('/elsewhere')};" in ran.err
     assert listener.requests.qsize() == 1
+
+
+def test_an_exposee_whose_tls_breaks_after_the_handshake_is_a_failure(
+    trusted: ssl.SSLContext, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer_in_plain(connection: socket.socket) -> None:
+        connection.recv(65_536)
+        socket.socket.send(connection, b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+
+    with raw_server(answer_in_plain, trusted) as port:
+        ran = Ran(capsys, "--exposee", f"https://localhost:{port}", "--ping")
+    assert ran.code == 1 and ran.err.startswith("Ping failed: [SSL") and ran.err.count("\n") == 1
 
 
 def test_proxy_variables_are_not_obeyed(

@@ -334,7 +334,10 @@ def test_a_stale_secret_is_not_inherited(tmp_path: Path, opened: Callable[[], We
     assert opened().secrets(A["url"]) == []
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "[]", '{"http://a.example/": 1}', '{"a": {}}', "\udcff"])
+OTHER_FILES = ["", "nonsense", "[]", '{"http://a.example/": 1}', '{"a": {}}', "\udcff", '{"u": "x", "u": "y"}']
+
+
+@pytest.mark.parametrize("text", OTHER_FILES)
 def test_another_secrets_file_stops_the_start(text: str, tmp_path: Path, opened: Callable[[], WebhookStore]) -> None:
     file = tmp_path / "webhooks.secrets.json"
     file.write_bytes(text.encode("utf-8", "surrogateescape"))

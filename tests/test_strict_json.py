@@ -56,6 +56,8 @@ REFUSED = {
     "a negative float out of range": (b"-1e400", "the range of a double"),
     "an integer out of a float's range": (b"1" + b"0" * 309, "the range of a double"),
     "a long integer": (b"9" * 5_000, "the range of a double"),
+    "a string without an end": (b'["a]', "string starting at line 1, column 2"),
+    "a control character in a string": (b'["\1"]', "control character at line 1, column 3"),
     "a key twice": (b'{"a": 1, "a": 1}', "appears twice"),
     "a key twice, deep inside": (b'[{"b": {"a": 1, "c": 2, "a": 3}}]', "appears twice"),
     "a key twice in two spellings": (rb'{"a": 1, "\u0061": 2}', "appears twice"),

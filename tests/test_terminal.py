@@ -183,6 +183,14 @@ def test_what_a_line_shows_of_a_strangers_text(text: str, shown: str) -> None:
     assert brief(text) == shown
 
 
+def test_the_title_of_a_transcript_shows_no_secret_that_is_in_its_url() -> None:
+    stream = Stream()
+    printer = Printer(stream)
+    printer.show("--- we call http://h/?key=whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw: it answers")
+    printer.close()
+    assert "--- we call http://h/?key=***: it answers\n" in stream.getvalue()
+
+
 def test_what_has_happened_is_printed_with_the_time_of_day() -> None:
     stream = Stream()
     printer = Printer(stream)
