@@ -14,6 +14,7 @@ Left out on purpose: a file of the messages seen. After a restart, a message tha
 import terminal  # isort: skip  # first, so that a Ctrl-C during the other imports is no traceback
 
 import argparse
+import contextlib
 import json
 import os
 import threading
@@ -178,7 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         printer.say(f"pings to {chosen.url} are confirmed at {exposee}")
     elif chosen.url or chosen.exposee:
         printer.say("pings are not confirmed: that takes --ping-back")
-    server.run()
+    with contextlib.redirect_stdout(printer):  # so that what `handle` prints stands below its message
+        server.run()
     printer.close("Stopped")
     return 0
 

@@ -140,9 +140,10 @@ class Printer:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._colours = COLOURS if self._stream.isatty() and "NO_COLOR" not in os.environ else {}  # no-color.org
-        self._changed = threading.Condition()  # guards the three below
+        self._changed = threading.Condition()  # guards the four below; an RLock, so `write` may call `_put`
         self._items: deque[tuple[int, Callable[[], list[Line]]]] = deque()  # bytes, and what makes the lines
         self._size = self._left_out = 0  # bytes of the items, those being printed too; items that found no room
+        self._line = ""  # what `write` has of a line that has not ended
         self._closed = threading.Event()  # from then on there is room for all
         self._thread = threading.Thread(target=self._run, name="printer", daemon=True)
         self._thread.start()
@@ -160,6 +161,17 @@ class Printer:
         cut = [(mark, data[:SHOWN_MESSAGE], length or len(data)) for mark, data, length in messages]
         size = sum(len(data) for _, data, _ in cut)
         self._put(size, lambda: [("", brief(title)), *(line for m in cut for line in transcript(*m)), ("", "")])
+
+    def write(self, text: str) -> int:
+        """As a file that `print` writes to: its lines come in the order of all others, and as they are."""
+        with self._changed:
+            *lines, self._line = (self._line + text).split("\n")
+            if lines:
+                self._put(len(text), lambda: [("", line) for line in lines])
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing to do: what is waiting is printed at once."""
 
     def close(self, *lines: str) -> None:
         """Print what waits, and then these last lines, for a second at most."""

@@ -225,6 +225,30 @@ def test_a_message_is_not_handled_before_it_is_verified(verifying: int, handled:
     assert handled == [("e", 1)]
 
 
+def test_what_handle_prints_stands_below_its_message(tmp_path: Path) -> None:
+    """As it was printed, and while `handle` still works."""
+    script = tmp_path / "mine.py"
+    script.write_text("""
+import terminal
+import receiver
+import time
+
+def handle(event, data):
+    print("mine:", data, end="")
+    print("\\tat once")
+    while True:
+        time.sleep(60)
+
+receiver.handle = handle
+terminal.run(receiver.main)
+""")
+    with Program(str(script), "--port", "0", env={"PYTHONPATH": str(ROOT)}) as program, Client(program.port) as client:
+        client.send(request("POST", PATH, b'{"event": "e", "data": 1}'))
+        program.wait_for("mine: 1\tat once")
+        assert program.lines[2][9:] == 'Received webhook payload: {"event": "e", "data": 1}'
+        assert program.lines[3:] == ["mine: 1\tat once"]
+
+
 @pytest.mark.parametrize("error", [KeyError("a\nb"), SystemExit(3), OSError(), AssertionError(), BaseException()], ids=repr)
 def test_an_error_in_handle_is_one_line_and_the_message_comes_again(
     error: BaseException, port: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
