@@ -58,7 +58,7 @@ class Dispatcher:
     counters may be read without it. As a bell it is rung when deliveries change. The journal's turn guards `_keys`.
 
     Order of locks: the one of OnDemand or one of Keys, the turn of the store or of the journal, `changed`, and last
-    those of the journal's notes and of the printer. So nothing that takes a turn (commit, flush, compact, close) is
+    those of the journal's notes and of the printer. So nothing that takes a turn (commit, compact, close) is
     called with `changed` held; `note` takes none and may be.
     """
 
@@ -164,12 +164,13 @@ class Dispatcher:
 
         What is under way goes on; only the journal has it as cancelled, so that a crash does not send it again.
         """
-        waiting = filter(concerns, self.endpoints.planned(url))
+        endpoint = self.endpoints.get(url)
+        waiting = filter(concerns, endpoint.planned())
         gone = {delivery for delivery in waiting if not self.store.registered(url, delivery.message.event)}
         for delivery in gone:
             self._end(delivery, CANCELLED, "unregistered")
         self.endpoints.withdraw(url, gone)
-        for delivery in filter(concerns, self.endpoints.in_flight(url)):
+        for delivery in filter(concerns, endpoint.under_way):
             if not self.store.registered(url, delivery.message.event):
                 self.journal.note(delivery, delivery_record(delivery, CANCELLED))
         return len(gone)

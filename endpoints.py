@@ -36,6 +36,9 @@ SHARES = (
 TURNS = ((FIRST, FURTHER, PROVEN), (FURTHER, PROVEN, FIRST), (PROVEN, FIRST, FURTHER))  # what is looked at after each
 
 
+Planned = tuple[float, int, str]  # when a retry is due (monotonic), a number that decides between equals, its URL
+
+
 class Endpoint:
     """One URL: what waits for it, and how its receiver has behaved. Guarded by the dispatcher's lock."""
 
@@ -45,7 +48,7 @@ class Endpoint:
         self.url, self.head = url, request_head("POST", url)
         self.urgent: list[Delivery] = []  # pings and redeliveries
         self.waiting: list[Delivery] = []  # up to thousands; but a deque of none takes ten times as much memory
-        self.retrying: list[tuple[float, int, Delivery]] = []  # a heap, by the time when they are due (monotonic)
+        self.retrying: dict[Planned, Delivery] = {}
         self.size = 0  # bytes of the bodies in all three
         self.under_way: list[Delivery] = []
         self.window, self.proven = 1, False
@@ -53,7 +56,7 @@ class Endpoint:
 
     def planned(self) -> list[Delivery]:
         """What waits for its turn or its time."""
-        return [*self.urgent, *self.waiting, *(delivery for _, _, delivery in self.retrying)]
+        return [*self.urgent, *self.waiting, *self.retrying.values()]
 
 
 class Endpoints:
@@ -64,8 +67,9 @@ class Endpoints:
         self._queues: tuple[OrderedDict[Endpoint, None], ...] = tuple(OrderedDict() for _ in SHARES)
         self._limits = [max(1, int(limit * share)) for share in SHARES]
         self._turn = 0
-        self._due: list[tuple[float, int, Endpoint]] = []  # a heap: when which endpoint has a retry to make
-        self._numbers = itertools.count()  # decide between two that are due at the same time
+        self._due: list[Planned] = []  # a heap of all retries, and of some that were withdrawn
+        self._most = 64  # how many these may be before the withdrawn ones are taken out
+        self._numbers = itertools.count()
         self.under_way = 0
 
     def get(self, url: str) -> Endpoint:
@@ -79,14 +83,6 @@ class Endpoints:
         endpoint = self.get(url)
         backlog = len(endpoint.waiting) + len(endpoint.retrying)
         return not backlog or backlog < count and endpoint.size < size
-
-    def planned(self, url: str) -> list[Delivery]:
-        """What waits for its turn or its time, pings and redeliveries included."""
-        return self._by_url[url].planned() if url in self._by_url else []
-
-    def in_flight(self, url: str) -> list[Delivery]:
-        """What is being attempted for a URL."""
-        return list(self._by_url[url].under_way) if url in self._by_url else []
 
     def add(self, delivery: Delivery, *, urgent: bool = False) -> None:
         """Let a delivery wait for its turn; a ping or a redelivery is urgent."""
@@ -143,58 +139,50 @@ class Endpoints:
 
     def postpone(self, delivery: Delivery, due: float) -> None:
         """Let a delivery wait until `due` (monotonic)."""
-        endpoint = self.get(delivery.url)
-        heapq.heappush(endpoint.retrying, (due, next(self._numbers), delivery))
+        endpoint, planned = self.get(delivery.url), (due, next(self._numbers), delivery.url)
+        endpoint.retrying[planned] = delivery
         endpoint.size += len(delivery.message.body)
-        self._plan(endpoint)
+        heapq.heappush(self._due, planned)
 
-    def _plan(self, endpoint: Endpoint) -> None:
-        """See that the endpoint is looked at when its first retry is due."""
-        if endpoint.retrying:
-            heapq.heappush(self._due, (endpoint.retrying[0][0], next(self._numbers), endpoint))
-        if len(self._due) > 2 * len(self._by_url) + 64:  # most of them stand for what was withdrawn
-            first = [(it.retrying[0][0], it) for it in self._by_url.values() if it.retrying]
-            self._due = [(due, next(self._numbers), it) for due, it in first]
-            heapq.heapify(self._due)
+    def _is_planned(self, planned: Planned) -> bool:
+        endpoint = self._by_url.get(planned[2])
+        return endpoint is not None and planned in endpoint.retrying
 
     def due(self) -> float:
         """The time when the next retry is due (monotonic), infinity without any."""
-        while self._due:
-            due, _, endpoint = self._due[0]
-            if endpoint.retrying and endpoint.retrying[0][0] == due:
-                return due
-            heapq.heappop(self._due)  # that retry was withdrawn, or another one was planned before it
-        return math.inf
+        while self._due and not self._is_planned(self._due[0]):
+            heapq.heappop(self._due)
+        return self._due[0][0] if self._due else math.inf
 
     def pop_due(self) -> Delivery:
         """The delivery that is due next; it waits no longer. To be called right after `due`."""
-        endpoint = heapq.heappop(self._due)[2]
-        delivery = heapq.heappop(endpoint.retrying)[2]
+        planned = heapq.heappop(self._due)
+        endpoint = self._by_url[planned[2]]
+        delivery = endpoint.retrying.pop(planned)
         endpoint.size -= len(delivery.message.body)
-        self._plan(endpoint)
         return delivery
 
     def pop_orphans(self, url: str) -> list[Delivery]:
         """What was postponed to NEVER, in that order; it waits no longer."""
-        endpoint = self._by_url.get(url)
-        orphans = [it for due, _, it in sorted(endpoint.retrying) if due == NEVER] if endpoint else []
+        retrying = self._by_url[url].retrying if url in self._by_url else {}
+        orphans = [delivery for (due, *_), delivery in retrying.items() if due == NEVER]
         if orphans:
             self.withdraw(url, set(orphans))
         return orphans
 
     def withdraw(self, url: str, gone: Collection[Delivery]) -> None:
         """Take these out of what waits for a URL."""
-        endpoint = self._by_url.get(url)
-        if endpoint is None:
-            return
+        endpoint = self.get(url)
         endpoint.urgent = [delivery for delivery in endpoint.urgent if delivery not in gone]
         endpoint.waiting = [delivery for delivery in endpoint.waiting if delivery not in gone]
-        endpoint.retrying = [entry for entry in endpoint.retrying if entry[2] not in gone]
-        heapq.heapify(endpoint.retrying)
+        endpoint.retrying = {planned: it for planned, it in endpoint.retrying.items() if it not in gone}
         endpoint.size = sum(len(delivery.message.body) for delivery in endpoint.planned())
-        self._plan(endpoint)
         self._queue(endpoint)
         self._forget(endpoint)
+        if len(self._due) > self._most:
+            self._due = list(filter(self._is_planned, self._due))
+            heapq.heapify(self._due)
+            self._most = 2 * len(self._due) + 64
 
 
 def limits() -> tuple[int, int]:

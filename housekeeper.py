@@ -73,7 +73,11 @@ class Housekeeper(threading.Thread):
         """Returns False when the disk has refused."""
         unregistered = self._unregister_gone() if self.gone else True
         self._journal.compact(self._records)
-        return self._journal.flush() and unregistered
+        try:
+            self._journal.commit(b"")
+        except StoreError:
+            return False
+        return unregistered
 
     def _unregister_gone(self) -> bool:
         """Unregister all URLs that are gone with one replacement of webhooks.json; cancel what waits for them."""

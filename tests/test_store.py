@@ -748,7 +748,7 @@ def test_a_change_costs_the_same_however_many_there_are(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("name, line", [("webhooks.json", 2), ("webhooks.deliveries.jsonl", 2)])
 def test_the_program_says_in_one_line_which_file_stops_it(name: str, line: int, tmp_path: Path) -> None:
-    text = f"[{json.dumps(A)},\nnonsense" if name == "webhooks.json" else '{"a": 1}\nnonsense\n{"synced": 99}\n'
+    text = f"[{json.dumps(A)},\nnonsense" if name == "webhooks.json" else '{"a": 1}\nnonsense\n{"synced": true}\n'
     if name != "webhooks.json":
         text = text.replace('{"a": 1}', '{"delivery": "dlv_unknown_0", "state": "delivered"}')
     (tmp_path / name).write_text(text)
