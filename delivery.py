@@ -23,21 +23,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from selectors import DefaultSelector
 
 from addresses import Guard
 from client import Exchange, exchange
 from connections import Pool, Resolver
 from durable import StoreError
-from endpoints import NEVER, Endpoint, Endpoints, limits
-from history import History
+from endpoints import NEVER, RETRY_SCHEDULE, Endpoint, Endpoints, Schedule, limits
+from history import History, Keys, fingerprint
 from housekeeper import Housekeeper
-from journal import Journal
-from keys import Keys, fingerprint
+from journal import Journal, delivery_record, message_record, records
 from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, OPEN, PENDING, PING, RETRYING
 from messages import Attempt, Delivery, Full, Message, new_message_id, request
-from records import delivery_record, message_record, records
-from retries import RETRY_SCHEDULE, Schedule
 from sender import Exchanging, InFlight, Sender
 from store import WebhookStore
 
@@ -102,7 +100,7 @@ class Dispatcher:
         """Accept an event for all URLs that are registered for it: on the disk when this returns.
 
         `body` is what they are sent. With an Idempotency-Key that was used before, returns the message of that time.
-        Reused if the key had another body (keys.py), Full when too much waits, StoreError when the disk refused.
+        Reused if the key had another body (history.py), Full when too much waits, StoreError when the disk refused.
         """
         with self._keys.accepting(key):
             if known := self._keys.find(key, body):
@@ -172,7 +170,7 @@ class Dispatcher:
         self.endpoints.withdraw(url, gone)
         for delivery in filter(concerns, endpoint.under_way):
             if not self.store.registered(url, delivery.message.event):
-                self.journal.note(delivery, delivery_record(delivery, CANCELLED))
+                self.journal.note(delivery, delivery_record(replace(delivery, state=CANCELLED)))
         return len(gone)
 
     def registered(self, url: str) -> None:

@@ -36,12 +36,11 @@ from addresses import Guard, url_problem
 from callers import is_delivery, is_local
 from delivery import Dispatcher
 from durable import StoreError
+from endpoints import RETRY_SCHEDULE
+from history import Reused, delivery_json
 from journal import Journal
-from keys import Reused
 from messages import DELIVERED, PING, PING_DATA, STATES, Delivery, Full, NotPossible, body_of, new_message_id
 from ondemand import OnDemand
-from records import delivery_json
-from retries import RETRY_SCHEDULE
 from rules import Rules, check_secret, check_url, idempotency_key, members, permit, preferred_wait, recovery, text
 from server import Routes, Server, page, stay_on_one_core, stop_on_signals
 from store import WebhookStore

@@ -58,7 +58,7 @@ class Message:
     event: str
     time: float  # Unix
     body: bytes  # what is sent
-    key: str = ""  # its Idempotency-Key (keys.py)
+    key: str = ""  # its Idempotency-Key (history.py)
     fingerprint: str = ""  # of its body, with a key
     deliveries: list[Delivery | None] = field(default_factory=list)  # None: forgotten; none when all of them are
     count: int = 0  # deliveries in all

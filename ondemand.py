@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from delivery import Dispatcher
+from journal import delivery_record
 from messages import CANCELLED, DELIVERING, FAILED, OPEN, PENDING, PING, PING_BODY, RETRYING, Delivery, NotPossible
-from records import delivery_record
 
 RECOVERED = 500  # deliveries a second: a sender makes many times as many attempts, so live ones hardly notice
 
@@ -89,8 +90,6 @@ class OnDemand:
                         continue
                     if delivery.state == RETRYING:
                         self._dispatcher.endpoints.withdraw(delivery.url, {delivery})  # until this attempt is over
-                        if delivery.manual:  # what was planned is a recovery: this attempt takes its place
-                            delivery.due = 0.0
                     else:
                         self._history.reopen(delivery)
                     delivery.state, delivery.manual, delivery.error = PENDING, True, None
@@ -99,10 +98,11 @@ class OnDemand:
                     self._history.changed(delivery)
                 self._dispatcher.wake()
 
-        records = [delivery_record(delivery, PENDING, manual=True) for delivery in asked]
-        self._dispatcher.journal.commit(b"".join(records), accept)
+        queued_again = (replace(delivery, state=PENDING, manual=True, error=None) for delivery in asked)
+        self._dispatcher.journal.commit(b"".join(map(delivery_record, queued_again)), accept)
         return len(queued)
 
 
 def _is_free(delivery: Delivery) -> bool:
-    return delivery.state not in (PENDING, DELIVERING)
+    """Whether no attempt is under way or about to be; a recovery is planned within seconds."""
+    return delivery.state not in (PENDING, DELIVERING) and not delivery.manual

@@ -34,10 +34,10 @@ from connections import KEPT_OPEN, NextAddress, Pool, Resolver, Wait  # noqa: E4
 from delivery import Dispatcher  # noqa: E402
 from endpoints import Endpoint  # noqa: E402
 from exposee import EVENT_TYPES, Exposee  # noqa: E402
+from history import delivery_json  # noqa: E402
 from journal import Journal  # noqa: E402
 from messages import DELIVERING, Delivery, Message, body_of  # noqa: E402
 from ondemand import OnDemand  # noqa: E402
-from records import delivery_json  # noqa: E402
 from rules import Rules  # noqa: E402
 from sender import InFlight  # noqa: E402
 from server import Server  # noqa: E402
