@@ -6,7 +6,7 @@ An edit of webhooks.json while the exposee runs is not read, but kept in a file 
 from __future__ import annotations
 
 import contextlib
-import errno
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -19,7 +19,6 @@ from strict_json import explained
 
 Check = Callable[[str], str | None]  # returns the fault of a URL, or None
 MEND = "mend it, or name another --store"
-MAX_EDITS = 100  # that are kept
 
 
 class Secret(NamedTuple):
@@ -135,14 +134,12 @@ class Edits:
 
     def _second_name(self) -> Path:
         """Give the file another name beside it, too. An earlier one of the same content will do."""
-        for number in range(1, MAX_EDITS + 1):
+        for number in itertools.count(1):
             name = self._path.with_suffix(f".edited-{number}.json")
             if not name.exists():
                 break
             if name.read_bytes() == self._path.read_bytes():  # as a script leaves it that writes the same every day
                 return name
-        else:
-            raise OSError(errno.EEXIST, f"{MAX_EDITS} edits are kept already")
         try:
             os.link(self._path, name)  # in which an editor that is still writing goes on
         except OSError:  # a file system without links
