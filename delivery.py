@@ -83,7 +83,7 @@ class Dispatcher:
         under_way, idle = limits()
         self.endpoints, resolver = Endpoints(under_way), Resolver()
         pools = [Pool(DefaultSelector(), resolver, guard, idle // workers, monotonic) for _ in range(workers)]
-        self._senders = [Sender(self, self.changed, pool, exchanging, timeout, monotonic) for pool in pools]
+        self._senders = [Sender(self, pool, exchanging, timeout, monotonic) for pool in pools]
         self._keys = Keys(clock)
         self.housekeeper = Housekeeper(store, journal, self.changed, self._cancel, self._records, log)
         self._resume()
@@ -187,9 +187,13 @@ class Dispatcher:
             messages, over = self.history.snapshot()
             return records([*self._keys.forgotten(), *messages], over)
 
-    # What the senders ask; see sender.Decisions
+    # What the senders ask
 
     def turn(self, over: list[InFlight], room: int) -> tuple[list[tuple[Endpoint, Delivery]], float]:
+        """Settle what is over. Returns what to attempt now, `room` at most, and when the next retry is due (monotonic).
+
+        With the lock held.
+        """
         version = self.history.version
         for attempt in over:
             try:
@@ -235,6 +239,7 @@ class Dispatcher:
         return self.store.registered(delivery.url, delivery.message.event)
 
     def compose(self, endpoint: Endpoint, delivery: Delivery) -> bytes:
+        """The request of an attempt; without the lock."""
         timestamp = int(self._schedule.clock())
         data = request(endpoint.head, delivery.message, timestamp, self.store.secrets(endpoint.url))
         if self._show:  # before it is sent, so that what it causes stands below it
@@ -242,6 +247,7 @@ class Dispatcher:
         return data
 
     def report(self, error: Exception) -> None:
+        """Say on the terminal that there is a bug; with the lock or without."""
         self._log(f"an error on our side: {error!r}")
 
     # What comes after an attempt

@@ -96,11 +96,6 @@ class Delivery:
         self.attempts = (*self.attempts, attempt)[-MAX_ATTEMPTS:]
         self.count += 1
 
-    def outcome(self) -> str:
-        """Why it has failed, in words."""
-        last = self.attempts[-1] if self.attempts else None
-        return self.error or (last and (last.error or f"answered {last.status}")) or "it was not attempted"
-
 
 # --- what is sent -----------------------------------------------------------------------------------------------------
 

@@ -41,7 +41,8 @@ class OnDemand:
             if ping is None:
                 raise NotPossible("there is no ping to this url in the history: ask for one with GET /ping first")
             if ping.state in (FAILED, CANCELLED):
-                raise NotPossible(f"the newest ping to this url failed: {ping.outcome()}")
+                why = ping.error or ping.attempts[-1].error or f"answered {ping.attempts[-1].status}"
+                raise NotPossible(f"the newest ping to this url failed: {why}")
             ping.confirmed = True
             self._dispatcher.journal.note(ping, delivery_record(ping))
             self._history.changed(ping)

@@ -23,12 +23,15 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from client import Exchange
 from connections import NextAddress, Pool, Wait
 from endpoints import Endpoint
 from messages import Delivery
+
+if TYPE_CHECKING:
+    from delivery import Dispatcher  # which imports this module
 
 BATCH = 128  # attempts begun at once: more would open connections for what the idle ones can take a moment later
 PATIENCE = 0.005  # seconds: what has not been answered by then does not keep the next attempts from being begun
@@ -48,38 +51,21 @@ class InFlight:
     outcome: Exchange = field(init=False)
 
 
-class Decisions(Protocol):
-    """What a sender asks of the dispatcher."""
-
-    def turn(self, over: list[InFlight], room: int) -> tuple[list[tuple[Endpoint, Delivery]], float]:
-        """Settle what is over, and say what to attempt now, `room` at the most, and when the next retry will be due.
-
-        With the lock held. Times are those of the senders' clock.
-        """
-
-    def compose(self, endpoint: Endpoint, delivery: Delivery) -> bytes:
-        """The request of an attempt; without the lock."""
-
-    def report(self, error: Exception) -> None:
-        """An error of ours; with the lock or without."""
-
-
 class Sender(threading.Thread):
-    """A thread that makes attempts. `lock` is the dispatcher's; `timeout` is for each attempt, in seconds."""
+    """A thread that makes attempts, and asks the dispatcher which. `timeout` is for each attempt, in seconds."""
 
     def __init__(
         self,
-        decisions: Decisions,
-        lock: threading.Condition,
+        dispatcher: Dispatcher,
         pool: Pool,
         exchanging: Exchanging,
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name="sender", daemon=True)
-        self._decisions, self._lock, self.pool, self._exchanging = decisions, lock, pool, exchanging
+        self._dispatcher, self.pool, self._exchanging = dispatcher, pool, exchanging
         self._timeout, self._clock = timeout, clock
-        self._bell = Bell(pool.selector)  # its `asleep` is guarded by the lock
+        self._bell = Bell(pool.selector)  # its `asleep` is guarded by the dispatcher's lock
         self._under_way: dict[InFlight, float] = {}  # their deadlines, in order, as all of them are equally far
         self._over: list[InFlight] = []
         self._until = math.inf  # after `stop`, when to end, even if something is under way
@@ -102,9 +88,9 @@ class Sender(threading.Thread):
                 until = self._begin()
                 self._wait(until)
             except Exception as error:  # a bug must not end all sending
-                self._decisions.report(error)
-        with self._lock:
-            self._decisions.turn(self._over, 0)
+                self._dispatcher.report(error)
+        with self._dispatcher.changed:
+            self._dispatcher.turn(self._over, 0)
         for attempt in self._under_way:
             attempt.generator.close()
         self.pool.close_idle(0.0)
@@ -115,13 +101,13 @@ class Sender(threading.Thread):
         """Begin what is next. Returns until when there is nothing else to begin."""
         over, self._over = self._over, []
         room = self._free() if self._until == math.inf else 0
-        with self._lock:
-            claimed, due = self._decisions.turn(over, room)
+        with self._dispatcher.changed:
+            claimed, due = self._dispatcher.turn(over, room)
             is_full = len(claimed) == room
             self._bell.asleep = not is_full
             until = self._clock() + PATIENCE if is_full else due
         for endpoint, delivery in claimed:
-            compose, began = functools.partial(self._decisions.compose, endpoint, delivery), self._clock()
+            compose, began = functools.partial(self._dispatcher.compose, endpoint, delivery), self._clock()
             generator = self._exchanging(self.pool, endpoint.url, compose, began + self._timeout)
             attempt = InFlight(endpoint, delivery, generator, began)
             self._under_way[attempt] = began + self._timeout
@@ -163,7 +149,7 @@ class Sender(threading.Thread):
         except StopIteration as end:
             attempt.outcome = end.value
         except Exception as problem:  # an error of ours is one failed attempt, and nothing else
-            self._decisions.report(problem)
+            self._dispatcher.report(problem)
             attempt.outcome = Exchange(b"", b"", 0, 0, b"", f"an error on our side: {problem!r}")
         else:
             if isinstance(wait, Future):
