@@ -33,8 +33,7 @@ from messages import Delivery
 if TYPE_CHECKING:
     from delivery import Dispatcher  # which imports this module
 
-BATCH = 128  # attempts begun at once: more would open connections for what the idle ones can take a moment later
-PATIENCE = 0.005  # seconds: what has not been answered by then does not keep the next attempts from being begun
+BATCH = 128  # attempts begun before the sender looks at what has come: then connections may be idle again
 
 Exchanging = Callable[[Pool, str, Callable[[], bytes], float], Generator[Wait, None, Exchange]]  # as client.exchange
 
@@ -100,25 +99,19 @@ class Sender(threading.Thread):
     def _begin(self) -> float:
         """Begin what is next. Returns until when there is nothing else to begin."""
         over, self._over = self._over, []
-        room = self._free() if self._until == math.inf else 0
+        room = BATCH if self._until == math.inf else 0
         with self._dispatcher.changed:
             claimed, due = self._dispatcher.turn(over, room)
-            is_full = len(claimed) == room
-            self._bell.asleep = not is_full
-            until = self._clock() + PATIENCE if is_full else due
+            may_have_more = 0 < room == len(claimed)
+            self._bell.asleep = not may_have_more
         for endpoint, delivery in claimed:
             compose, began = functools.partial(self._dispatcher.compose, endpoint, delivery), self._clock()
             generator = self._exchanging(self.pool, endpoint.url, compose, began + self._timeout)
             attempt = InFlight(endpoint, delivery, generator, began)
             self._under_way[attempt] = began + self._timeout
             self._resume(attempt)
-        return self._clock() if self._over else min(until, self._until)  # it may be over without having waited
-
-    def _free(self) -> int:
-        """How many attempts to begin now: none until half of a batch has been answered, or has had its time."""
-        old = self._clock() + self._timeout - PATIENCE  # the deadline of what has just had its time
-        young = sum(1 for _ in itertools.takewhile(old.__lt__, reversed(self._under_way.values())))  # newest first
-        return BATCH - young if young <= BATCH // 2 else 0
+        # an attempt may be over without having waited
+        return self._clock() if may_have_more or self._over else min(due, self._until)
 
     def _wait(self, until: float) -> None:
         """Wait for sockets, names and deadlines, and resume what they belong to."""
