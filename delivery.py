@@ -33,7 +33,7 @@ from durable import StoreError
 from endpoints import NEVER, RETRY_SCHEDULE, Endpoint, Endpoints, Schedule, limits
 from history import History, Keys, fingerprint
 from housekeeper import Housekeeper
-from journal import Journal, delivery_record, message_record, records
+from journal import Journal, compacted, delivery_record, message_record
 from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, OPEN, PENDING, PING, RETRYING
 from messages import Attempt, Delivery, Full, Message, new_message_id, request
 from sender import Exchanging, InFlight, Sender
@@ -76,7 +76,7 @@ class Dispatcher:
         show: Callable[..., None] | None = None,
         exchanging: Exchanging = exchange,
     ) -> None:
-        self.store, self.journal, self._log, self._show = store, journal, log, show
+        self.store, self.journal, self.log, self._show = store, journal, log, show
         self._schedule = Schedule(tuple(schedule), chance, clock, monotonic)
         self.changed = threading.Condition(threading.Lock())
         self.history = History(self.changed)
@@ -85,7 +85,7 @@ class Dispatcher:
         pools = [Pool(DefaultSelector(), resolver, guard, idle // workers, monotonic) for _ in range(workers)]
         self._senders = [Sender(self, pool, exchanging, timeout, monotonic) for pool in pools]
         self._keys = Keys(clock)
-        self.housekeeper = Housekeeper(store, journal, self.changed, self._cancel, self._records, log)
+        self.housekeeper = Housekeeper(self)
         self._resume()
 
     def start(self) -> None:
@@ -152,15 +152,15 @@ class Dispatcher:
         That is on the disk when this returns. StoreError when the disk refused.
         """
         with self.changed:
-            gone = self._cancel(url, lambda delivery: delivery.message.event == event)
+            gone = self.withdraw(url, lambda delivery: delivery.message.event == event)
             self.changed.notify_all()
         self.journal.commit(b"")  # also when a sender was quicker, and nothing waits any more
         return gone
 
-    def _cancel(self, url: str, concerns: Callable[[Delivery], bool] = lambda delivery: True) -> int:
+    def withdraw(self, url: str, concerns: Callable[[Delivery], bool] = lambda delivery: True) -> int:
         """Cancel what waits for a URL, except for what it is registered for: that may have been registered anew.
 
-        What is under way goes on; only the journal has it as cancelled, so that a crash does not send it again.
+        With the lock held. Returns how many are cancelled. What is under way goes on; only the journal has it as cancelled, so that a crash does not send it again.
         """
         endpoint = self.endpoints.get(url)
         waiting = filter(concerns, endpoint.planned())
@@ -182,10 +182,11 @@ class Dispatcher:
             if orphans:  # to wake the senders for nothing makes a registration a fifth slower
                 self.wake()
 
-    def _records(self) -> Iterator[bytes]:
+    def records(self) -> Iterator[bytes]:
+        """Those of a journal that starts anew."""
         with self.changed:
             messages, over = self.history.snapshot()
-            return records([*self._keys.forgotten(), *messages], over)
+            return compacted([*self._keys.forgotten(), *messages], over)
 
     # What the senders ask
 
@@ -248,7 +249,7 @@ class Dispatcher:
 
     def report(self, error: Exception) -> None:
         """Say on the terminal that there is a bug; with the lock or without."""
-        self._log(f"an error on our side: {error!r}")
+        self.log(f"an error on our side: {error!r}")
 
     # What comes after an attempt
 
@@ -309,7 +310,7 @@ class Dispatcher:
     def _log_attempt(self, delivery: Delivery, attempt: Attempt) -> None:
         outcome = attempt.error or f"{attempt.status} in {attempt.duration * 1000:.0f} ms"
         again = f", next attempt in {max(0.0, delivery.due - self._schedule.clock()):.0f} s" if delivery.due else ""
-        self._log(f"{delivery.message.event} -> {delivery.url}: {outcome}, {delivery.state}{again}")
+        self.log(f"{delivery.message.event} -> {delivery.url}: {outcome}, {delivery.state}{again}")
 
     def counts(self) -> dict[str, int]:
         """How many deliveries wait and are under way."""
@@ -351,7 +352,7 @@ class Dispatcher:
         """Stop: attempts under way get `seconds`; returns how many deliveries wait in the journal."""
         under_way = self.counts()["under_way"]
         if under_way:
-            self._log(f"Waiting up to {seconds:.0f} s for what is under way: {under_way}")
+            self.log(f"Waiting up to {seconds:.0f} s for what is under way: {under_way}")
         for patience in (seconds, 0.0):
             with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C cuts the wait short
                 for sender in self._senders:

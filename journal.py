@@ -208,7 +208,7 @@ def restore(delivery: Delivery, record: dict[str, Any]) -> None:
     delivery.manual, delivery.confirmed = record.get("manual", False), record.get("confirmed", False)
 
 
-def records(messages: list[Message], over: list[Delivery]) -> Iterator[bytes]:
+def compacted(messages: list[Message], over: list[Delivery]) -> Iterator[bytes]:
     """The records of a journal that starts anew; what is `over` comes last, in the order given.
 
     Needs no lock: a delivery that changes meanwhile has a note of its own, which comes later in the journal.

@@ -64,16 +64,14 @@ class Sender(threading.Thread):
         super().__init__(name="sender", daemon=True)
         self._dispatcher, self.pool, self._exchanging = dispatcher, pool, exchanging
         self._timeout, self._clock = timeout, clock
-        self._bell = Bell(pool.selector)  # its `asleep` is guarded by the dispatcher's lock
+        self._bell = Bell(pool.selector)
         self._under_way: dict[InFlight, float] = {}  # their deadlines, in order, as all of them are equally far
         self._over: list[InFlight] = []
         self._until = math.inf  # after `stop`, when to end, even if something is under way
 
     def wake(self) -> None:
-        """Tell of new work, or of another time; with the lock held."""
-        if self._bell.asleep:
-            self._bell.asleep = False
-            self._bell.ring()
+        """Tell of new work, or of another time."""
+        self._bell.ring()
 
     def stop(self, seconds: float) -> None:
         """Begin no more attempts, and end when none is under way, after `seconds` at the latest."""
@@ -102,16 +100,14 @@ class Sender(threading.Thread):
         room = BATCH if self._until == math.inf else 0
         with self._dispatcher.changed:
             claimed, due = self._dispatcher.turn(over, room)
-            may_have_more = 0 < room == len(claimed)
-            self._bell.asleep = not may_have_more
         for endpoint, delivery in claimed:
             compose, began = functools.partial(self._dispatcher.compose, endpoint, delivery), self._clock()
             generator = self._exchanging(self.pool, endpoint.url, compose, began + self._timeout)
             attempt = InFlight(endpoint, delivery, generator, began)
             self._under_way[attempt] = began + self._timeout
             self._resume(attempt)
-        # an attempt may be over without having waited
-        return self._clock() if may_have_more or self._over else min(due, self._until)
+        more = 0 < room == len(claimed) or self._over  # an attempt may be over without having waited
+        return self._clock() if more else min(due, self._until)
 
     def _wait(self, until: float) -> None:
         """Wait for sockets, names and deadlines, and resume what they belong to."""
@@ -162,7 +158,6 @@ class Bell:
         self._inside, self._outside = socket.socketpair()
         self._inside.setblocking(False)
         self._outside.setblocking(False)
-        self.asleep = False  # whether new work has to ring
         self.resolved: deque[InFlight] = deque()  # attempts whose names were resolved
         selector.register(self._inside, selectors.EVENT_READ, None)
 

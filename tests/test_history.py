@@ -21,7 +21,7 @@ import history
 from client import KEPT_RESPONSE, Exchange
 from history import History, Reused, attempt_json, delivery_json, iso
 from journal import delivery_record as record_of
-from journal import message_of, records
+from journal import compacted, message_of
 from messages import CANCELLED, DELIVERED, FAILED, PENDING, PING, RETRYING, Attempt, Delivery, Message, body_of
 
 URL, SECOND = "http://a.test/hook", "http://b.test/hook"
@@ -50,7 +50,7 @@ def shown(it: History) -> list[dict[str, Any]]:
 def replayed(it: History) -> History:
     """What a start makes of a compacted journal."""
     again = empty()
-    for record in records(*it.snapshot()):
+    for record in compacted(*it.snapshot()):
         again.replay(json.loads(record))
     again.trim()
     return again
@@ -215,7 +215,7 @@ def test_a_compacted_journal_brings_everything_back() -> None:
     found = again.find(deliveries[4].id)
     assert found and found.manual and found.state == PENDING
     assert again.pings.get(URL) and again.pings.get(SECOND)
-    assert b"".join(records(*again.snapshot())) == b"".join(records(*it.snapshot()))
+    assert b"".join(compacted(*again.snapshot())) == b"".join(compacted(*it.snapshot()))
 
 
 def test_a_compacted_journal_forgets_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +247,7 @@ def test_the_last_record_of_a_delivery_counts_whatever_came_before() -> None:
     it, one = empty(), message(0)
     it.add(one, [URL])
     (delivery,) = filter(None, one.deliveries)
-    lines = list(records(*it.snapshot()))
+    lines = list(compacted(*it.snapshot()))
     states = []
     for state in (RETRYING, DELIVERED, PENDING, FAILED, RETRYING, CANCELLED, DELIVERED):
         delivery.state, delivery.due = state, 5.0 if state == RETRYING else 0.0
