@@ -30,7 +30,7 @@ from addresses import Guard
 from client import Exchange, exchange
 from connections import Pool, Resolver
 from durable import StoreError
-from endpoints import NEVER, RETRY_SCHEDULE, Endpoint, Endpoints, Schedule, limits
+from endpoints import NEVER, RETRY_SCHEDULE, Endpoints, Schedule, limits
 from history import History, Keys, fingerprint
 from housekeeper import Housekeeper
 from journal import Journal, compacted, delivery_record, message_record
@@ -152,25 +152,29 @@ class Dispatcher:
         That is on the disk when this returns. StoreError when the disk refused.
         """
         with self.changed:
-            gone = self.withdraw(url, lambda delivery: delivery.message.event == event)
+            gone = self.withdraw(url, event)
             self.changed.notify_all()
         self.journal.commit(b"")  # also when a sender was quicker, and nothing waits any more
         return gone
 
-    def withdraw(self, url: str, concerns: Callable[[Delivery], bool] = lambda delivery: True) -> int:
-        """Cancel what waits for a URL, except for what it is registered for: that may have been registered anew.
+    def withdraw(self, url: str, event: str | None = None) -> int:
+        """Cancel what waits for a URL, of one event or of all, but not what the URL is registered for (it may be anew).
 
-        With the lock held. Returns how many are cancelled. What is under way goes on; only the journal has it as cancelled, so that a crash does not send it again.
+        With the lock held. What is under way goes on: only the journal has it as cancelled, so that a crash does not
+        send it again. Returns how many deliveries have waited.
         """
+
+        def is_gone(delivery: Delivery) -> bool:
+            own = delivery.message.event
+            return event in (None, own) and not self.store.registered(url, own)
+
         endpoint = self.endpoints.get(url)
-        waiting = filter(concerns, endpoint.planned())
-        gone = {delivery for delivery in waiting if not self.store.registered(url, delivery.message.event)}
+        for delivery in filter(is_gone, endpoint.under_way):
+            self.journal.note(delivery, delivery_record(replace(delivery, state=CANCELLED)))
+        gone = set(filter(is_gone, endpoint.planned()))
         for delivery in gone:
             self._end(delivery, CANCELLED, "unregistered")
         self.endpoints.withdraw(url, gone)
-        for delivery in filter(concerns, endpoint.under_way):
-            if not self.store.registered(url, delivery.message.event):
-                self.journal.note(delivery, delivery_record(replace(delivery, state=CANCELLED)))
         return len(gone)
 
     def registered(self, url: str) -> None:
@@ -190,7 +194,7 @@ class Dispatcher:
 
     # What the senders ask
 
-    def turn(self, over: list[InFlight], room: int) -> tuple[list[tuple[Endpoint, Delivery]], float]:
+    def turn(self, over: list[InFlight], room: int) -> tuple[list[Delivery], float]:
         """Settle what is over. Returns what to attempt now, `room` at most, and when the next retry is due (monotonic).
 
         With the lock held.
@@ -216,18 +220,17 @@ class Dispatcher:
             self.endpoints.add(delivery)
             self.history.changed(delivery)
 
-    def _claim(self, room: int) -> list[tuple[Endpoint, Delivery]]:
+    def _claim(self, room: int) -> list[Delivery]:
         """What to attempt now; what was unregistered since it was accepted is cancelled on the way."""
-        claimed: list[tuple[Endpoint, Delivery]] = []
-        while len(claimed) < room and (taken := self.endpoints.take()):
-            endpoint, delivery = taken
+        claimed = list[Delivery]()
+        while len(claimed) < room and (delivery := self.endpoints.take()):
             if self._is_wanted(delivery):
                 delivery.state = DELIVERING
                 self.history.changed(delivery)
-                claimed.append(taken)
+                claimed.append(delivery)
             else:
                 self._end(delivery, CANCELLED, "unregistered")
-                self.endpoints.finish(endpoint, delivery, False, 0.0)
+                self.endpoints.finish(delivery, False, 0.0)
         return claimed
 
     def _is_wanted(self, delivery: Delivery) -> bool:
@@ -239,12 +242,12 @@ class Dispatcher:
             return self.store.has(delivery.url)
         return self.store.registered(delivery.url, delivery.message.event)
 
-    def compose(self, endpoint: Endpoint, delivery: Delivery) -> bytes:
+    def compose(self, delivery: Delivery) -> bytes:
         """The request of an attempt; without the lock."""
-        timestamp = int(self._schedule.clock())
-        data = request(endpoint.head, delivery.message, timestamp, self.store.secrets(endpoint.url))
+        head, url = self.endpoints.get(delivery.url).head, delivery.url
+        data = request(head, delivery.message, int(self._schedule.clock()), self.store.secrets(url))
         if self._show:  # before it is sent, so that what it causes stands below it
-            self._show(f"--- attempt {delivery.count + 1} of {delivery.id}: we call {endpoint.url}", ("> ", data, None))
+            self._show(f"--- attempt {delivery.count + 1} of {delivery.id}: we call {url}", ("> ", data, None))
         return data
 
     def report(self, error: Exception) -> None:
@@ -262,7 +265,7 @@ class Dispatcher:
         delivery.add(attempt)
         success = outcome.error is None and 200 <= outcome.status < 300
         good = success and self.store.has(delivery.url)  # unregistered meanwhile: nothing is remembered of its endpoint
-        self.endpoints.finish(flight.endpoint, delivery, good, flight.duration)
+        self.endpoints.finish(delivery, good, flight.duration)
         if success:
             self.history.finish(delivery, DELIVERED)
         else:

@@ -112,7 +112,7 @@ class Endpoints:
                 self._queues[kind][endpoint] = None
             endpoint.kind = kind
 
-    def take(self) -> tuple[Endpoint, Delivery] | None:
+    def take(self) -> Delivery | None:
         """The next delivery to attempt, which is under way from now on: the queues take turns, and their endpoints."""
         for kind in TURNS[self._turn]:
             if self._queues[kind] and self.under_way < self._limits[kind]:
@@ -124,11 +124,12 @@ class Endpoints:
                 endpoint.under_way.append(delivery)
                 self.under_way += 1
                 self._queue(endpoint)
-                return endpoint, delivery
+                return delivery
         return None
 
-    def finish(self, endpoint: Endpoint, delivery: Delivery, success: bool, duration: float) -> None:
+    def finish(self, delivery: Delivery, success: bool, duration: float) -> None:
         """An attempt is over."""
+        endpoint = self._by_url[delivery.url]
         self.under_way -= 1
         endpoint.under_way.remove(delivery)
         endpoint.window = min(2 * endpoint.window, WINDOW) if success else 1

@@ -1,4 +1,4 @@
-"""What blocks, and so no sender may do: unregistering URLs that have answered 410, and writing the journal's notes."""
+"""A thread for what waits for the disk, as no sender may: unregistering after a 410, writing the journal's notes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Housekeeper(threading.Thread):
                 worked = self.work()
             except Exception as error:  # noqa: BLE001 - a bug, or a disk that fails: deliveries must go on
                 worked = False
-                self._dispatcher.log(f"an error on our side: {error!r}")
+                self._dispatcher.report(error)
             if closed:
                 return
             if worked:
@@ -60,24 +60,26 @@ class Housekeeper(threading.Thread):
     def work(self) -> bool:
         """Returns False when the disk has refused."""
         unregistered = self._unregister_gone() if self.gone else True
-        self._dispatcher.journal.compact(self._dispatcher.records)
+        journal = self._dispatcher.journal
+        journal.compact(self._dispatcher.records)
         try:
-            self._dispatcher.journal.commit(b"")
+            journal.commit(b"")
         except StoreError:
             return False
         return unregistered
 
     def _unregister_gone(self) -> bool:
         """Unregister all URLs that are gone with one replacement of webhooks.json; cancel what waits for them."""
+        store, log = self._dispatcher.store, self._dispatcher.log
         try:
-            self._dispatcher.store.unregister_urls(self.gone)  # which reads them when it is its turn to write
+            store.unregister_urls(self.gone)  # which reads them when it is its turn to write
         except StoreError as error:
-            self._dispatcher.log(f"{len(self.gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
+            log(f"{len(self.gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
             return False
         with self._dispatcher.changed:
-            for url in [url for url in self.gone if not self._dispatcher.store.has(url)]:
+            for url in [url for url in self.gone if not store.has(url)]:
                 del self.gone[url]
                 count = self._dispatcher.withdraw(url)
-                self._dispatcher.log(f"{url} answered 410 Gone: unregistered" + (f", {count} waiting cancelled" if count else ""))
+                log(f"{url} answered 410 Gone: unregistered" + (f", {count} waiting cancelled" if count else ""))
             self._dispatcher.changed.notify_all()
         return True

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING
 
 from client import Exchange
 from connections import NextAddress, Pool, Wait
-from endpoints import Endpoint
 from messages import Delivery
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ Exchanging = Callable[[Pool, str, Callable[[], bytes], float], Generator[Wait, N
 class InFlight:
     """An attempt under way; `duration` and `outcome` are there when it is over."""
 
-    endpoint: Endpoint
     delivery: Delivery
     generator: Generator[Wait, None, Exchange]
     began: float  # monotonic
@@ -100,10 +98,10 @@ class Sender(threading.Thread):
         room = BATCH if self._until == math.inf else 0
         with self._dispatcher.changed:
             claimed, due = self._dispatcher.turn(over, room)
-        for endpoint, delivery in claimed:
-            compose, began = functools.partial(self._dispatcher.compose, endpoint, delivery), self._clock()
-            generator = self._exchanging(self.pool, endpoint.url, compose, began + self._timeout)
-            attempt = InFlight(endpoint, delivery, generator, began)
+        for delivery in claimed:
+            compose, began = functools.partial(self._dispatcher.compose, delivery), self._clock()
+            generator = self._exchanging(self.pool, delivery.url, compose, began + self._timeout)
+            attempt = InFlight(delivery, generator, began)
             self._under_way[attempt] = began + self._timeout
             self._resume(attempt)
         more = 0 < room == len(claimed) or self._over  # an attempt may be over without having waited

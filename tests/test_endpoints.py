@@ -28,7 +28,7 @@ def taken(endpoints: Endpoints) -> list[Delivery]:
     """All that may begin now."""
     found = []
     while it := endpoints.take():
-        found.append(it[1])
+        found.append(it)
     return found
 
 
@@ -36,7 +36,7 @@ def prove(endpoints: Endpoints, url: str) -> None:
     """Let an endpoint have a prompt success behind it."""
     endpoints.add(*deliveries(1, url))
     while it := endpoints.take():
-        endpoints.finish(*it, True, 0.001)
+        endpoints.finish(it, True, 0.001)
 
 
 # --- windows --------------------------------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ def test_a_window_opens_with_success_and_closes_with_a_failure() -> None:
     assert len(taken(endpoints)) == 1, "a receiver that has just started is not met with a flood"
 
     def finish(success: bool) -> None:
-        endpoints.finish(endpoint, next(iter(endpoint.under_way)), success, 0.1)
+        endpoints.finish(next(iter(endpoint.under_way)), success, 0.1)
 
     for window in (2, 4, 8, WINDOW, WINDOW):
         finish(True)
@@ -142,7 +142,7 @@ def test_a_prompt_success_is_a_proof_and_the_last_attempt_counts(success: bool, 
     endpoints.add(*deliveries(1))
     it = endpoints.take()
     assert it
-    endpoints.finish(*it, success, seconds)
+    endpoints.finish(it, success, seconds)
     fill(endpoints, "hangs", 50)
     begun = len(taken(endpoints))
     endpoints.add(*deliveries(1))
@@ -159,7 +159,7 @@ def test_a_ping_proves_its_url_or_the_opposite(success: bool) -> None:
     endpoints.add(*deliveries(1), urgent=True)
     urgent = endpoints.take()
     assert urgent
-    endpoints.finish(*urgent, success, 0.0)
+    endpoints.finish(urgent, success, 0.0)
     fill(endpoints, "hangs", 50)
     taken(endpoints)
     endpoints.add(*deliveries(1))
@@ -176,7 +176,7 @@ def test_everything_has_its_turn_with_hardly_any_descriptors(limit: int) -> None
     while it := endpoints.take():
         count += 1
         assert endpoints.under_way <= limit
-        endpoints.finish(*it, bool(count % 2), 0.0)
+        endpoints.finish(it, bool(count % 2), 0.0)
     assert count == 18 and endpoints.under_way == 0
 
 
@@ -192,8 +192,8 @@ def test_endpoints_take_turns_however_much_waits_for_one() -> None:
     for _ in range(25):
         it = endpoints.take()
         assert it
-        order.append(it[1].url)
-        endpoints.finish(*it, True, 0.0)
+        order.append(it.url)
+        endpoints.finish(it, True, 0.0)
     assert len(set(order)) == 11, "some of the others are still waiting"
 
 
@@ -207,7 +207,7 @@ def test_pings_take_turns_with_what_waits(urgent: int) -> None:
         endpoints.add(*deliveries(1, f"http://pinged-{number}.test/"), urgent=True)
     fill(endpoints, "proven", 5)
     found = [endpoints.take() for _ in range(10)]
-    names = {it[1].url for it in found if it}
+    names = {it.url for it in found if it}
     assert sum("proven" in name for name in names) >= 3
 
 
@@ -243,7 +243,7 @@ def test_what_is_withdrawn_is_neither_due_nor_taken_nor_counted() -> None:
     endpoints.withdraw(URL, {waiting[2], retrying[2]})
     assert endpoint.size == 0 and endpoint.planned() == []
     assert endpoints.due() == math.inf
-    endpoints.finish(endpoint, waiting[1], True, 0.0)
+    endpoints.finish(waiting[1], True, 0.0)
     assert taken(endpoints) == []
 
 
