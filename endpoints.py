@@ -1,4 +1,4 @@
-"""Whose turn it is: endpoints, each with what waits for it and a window, and the policy that keeps them apart.
+"""Whose turn it is, and when: endpoints with what waits for them, the policy that keeps them apart, the retry schedule.
 
 An endpoint is one URL. Its window is how many attempts may be under way for it: it opens with each success and closes
 to one with a failure. Pings and redeliveries go past the window and past what waits for the URL, and their endpoint
@@ -32,15 +32,16 @@ RETRY_SCHEDULE = (5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72
 JITTER = 0.2  # of each delay, so that what failed together does not come back together
 MAX_RETRY_AFTER = 86_400.0  # a receiver may postpone us, but not for ever
 
-# The kinds of attempts that may begin, and which share of all that may be under way may be when one does. So endpoints
-# that hang never take what the proven ones need, and endpoints with much to do never what others need for their first.
+# The kinds of attempts. One begins only while fewer are under way, of all kinds, than its share of the limit. So
+# endpoints that hang never take what the proven ones need, and endpoints with much to do never what others need for
+# their first.
 PROVEN, FIRST, FURTHER = range(3)
 SHARES = (
     1.00,  # PROVEN: the endpoint's last attempt was a prompt success, and none is under way or this one is urgent
     0.75,  # FIRST: the same of any other endpoint
     0.50,  # FURTHER: any endpoint that has some under way
 )
-TURNS = ((FIRST, FURTHER, PROVEN), (FURTHER, PROVEN, FIRST), (PROVEN, FIRST, FURTHER))  # what is looked at after each
+TURNS = ((FIRST, FURTHER, PROVEN), (FURTHER, PROVEN, FIRST), (PROVEN, FIRST, FURTHER))  # where to look after each kind
 
 
 Planned = tuple[float, int, str]  # when a retry is due (monotonic), a number that decides between equals, its URL

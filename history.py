@@ -1,6 +1,7 @@
-"""What the dispatcher knows of messages: all that are on their way, and the newest of those that are over.
+"""What the dispatcher knows of messages: all that wait, the newest of those that are over, and Idempotency-Keys.
 
-It is in memory only and within limits; after a restart it is made anew from the journal's records.
+It is in memory only and within limits; after a restart it is made anew from the journal's records. At the end stands how
+people see it, as JSON.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ class History:
     def __init__(self, condition: threading.Condition) -> None:
         self._condition, self._closed = condition, False
         self.waiting = 0  # deliveries that are not over
-        self.bodies = self._all_bodies = 0  # bytes of the messages that have such, and of all
+        self.bodies = self._all_bodies = 0  # bytes of the bodies: of messages with such deliveries, and of all
         self.version = 0  # how many changes there have been
         self._messages: dict[str, Message] = {}  # oldest first
         self._over: OrderedDict[Delivery, None] = OrderedDict()  # in the order in which they ended
         self.pings: dict[str, Delivery] = {}  # the newest of each URL
-        self._raw: deque[tuple[Attempt, int]] = deque()  # those with bytes, and how many, oldest first
+        self._raw: deque[tuple[Attempt, int]] = deque()  # whose bytes are remembered, and how many, oldest first
         self._raw_bytes = 0
         self._changes: deque[Delivery] = deque(maxlen=CHANGES)  # the newest last
 

@@ -10,13 +10,13 @@ from durable import StoreError
 if TYPE_CHECKING:
     from delivery import Dispatcher  # which imports this module
 
-FLUSH_SECONDS = 1.0  # after which an outcome is in the journal's file at the latest
+FLUSH_SECONDS = 1.0  # after which an outcome is on the disk at the latest
 PAUSE_SECONDS = 5.0  # the same when the disk has refused
-CLOSE_SECONDS = 5.0  # for the last time
+CLOSE_SECONDS = 5.0  # that `close` waits for the last time it works
 
 
 class Housekeeper(threading.Thread):
-    """A thread that works about once a second, and at once for a URL that is gone; after a pause if the disk refused."""
+    """Works about once a second, and at once for a URL that is gone; after a pause if the disk has refused."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         super().__init__(name="housekeeper", daemon=True)

@@ -77,7 +77,7 @@ class Journal:
                 record = _parse(line)
                 if record is None:
                     where = f"{self.path}, line {self.line}"
-                    if any(later.startswith(MARK[:9]) for later in lines):
+                    if any(later.startswith(b'{"synced"') for later in lines):
                         raise StoreError(f"{where}: not a record; mend it, or move the file away")
                     self.warning = f"{where}: torn by a crash, dropped ({self._size - offset:,} bytes)"
                     self._size = offset
@@ -103,7 +103,7 @@ class Journal:
         if self._size >= max(COMPACT_BYTES, 2 * self._compacted_size):
             with contextlib.suppress(OSError), self._commits.turn():
                 self._replace(records())
-            self._compacted_size = self._size  # also without room for a second file: not again before it has doubled
+            self._compacted_size = self._size  # also if it failed: it is tried again when the file has doubled
 
     def close(self) -> None:
         """Write and sync the notes; after that a commit is refused."""

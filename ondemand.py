@@ -15,7 +15,7 @@ RECOVERED = 500  # deliveries a second: a sender makes many times as many attemp
 
 
 class OnDemand:
-    """Pings, redeliveries and recoveries of a dispatcher, of which each has one of these at the most."""
+    """Pings, redeliveries and recoveries. A dispatcher may have one of these at the most: `_pinging` is its lock."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -86,7 +86,7 @@ class OnDemand:
             with self._changed:
                 for delivery in asked:
                     if not possible(delivery) or self._history.find(delivery.id) is None:
-                        # another caller was quicker, or it has been forgotten meanwhile: the record told what is not so
+                        # Another caller was quicker, or it has been forgotten. This corrects the record on the disk.
                         self._dispatcher.journal.note(delivery, delivery_record(delivery))
                         continue
                     if delivery.state == RETRYING:

@@ -26,7 +26,7 @@ Permit = Callable[[str | None], None]  # gets the secret that protects what woul
 
 
 class _Snapshot:
-    """All webhooks and secrets at one moment. It changes while it is staged; after that only `text`, a cache."""
+    """All webhooks and secrets at one moment. It changes only while it is staged, but for `text`, a cache."""
 
     def __init__(self, lines: dict[str, dict[str, bytes]], secrets: dict[str, Secret], text: bytearray) -> None:
         self.lines = lines  # of webhooks.json, by event type and URL
@@ -108,7 +108,7 @@ class WebhookStore:
         self._secrets_path = self.path.with_suffix(".secrets.json")
         self._fsync, self._clock = fsync, clock
         self._changes: GroupCommit[Change, int] = GroupCommit(self._write)
-        self._stale: set[Path] = set()  # the files in which a failed change has left something
+        self._stale: set[Path] = set()  # files that a failed change may have left with another content
         with opening(self.path.parent, "cannot be made a folder"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with opening(self.path):
@@ -215,7 +215,7 @@ class WebhookStore:
         return outcomes
 
     def _write_files(self, new: _Snapshot, changed: bool) -> None:
-        """Write what differs or is stale, so that a crash in between leaves no entry without its secret, or with another's.
+        """Write what differs or is stale. A crash in between leaves no entry without its secret, or with another's.
 
         1. the secrets of the old and of the new entries together; 2. the entries; 3. the secrets of the new ones alone.
         To register with a secret takes 1 and 2, to unregister the last event takes 2 and 3.
