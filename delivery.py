@@ -168,7 +168,9 @@ class Dispatcher:
             own = delivery.message.event
             return event in (None, own) and not self.store.registered(url, own)
 
-        endpoint = self.endpoints.get(url)
+        endpoint = self.endpoints.by_url.get(url)
+        if endpoint is None:
+            return 0
         for delivery in filter(is_gone, endpoint.under_way):
             self.journal.note(delivery, delivery_record(replace(delivery, state=CANCELLED)))
         gone = set(filter(is_gone, endpoint.planned()))
@@ -244,7 +246,7 @@ class Dispatcher:
 
     def compose(self, delivery: Delivery) -> bytes:
         """The request of an attempt; without the lock."""
-        head, url = self.endpoints.get(delivery.url).head, delivery.url
+        head, url = self.endpoints.by_url[delivery.url].head, delivery.url
         data = request(head, delivery.message, int(self._schedule.clock()), self.store.secrets(url))
         if self._show:  # before it is sent, so that what it causes stands below it
             self._show(f"--- attempt {delivery.count + 1} of {delivery.id}: we call {url}", ("> ", data, None))

@@ -71,7 +71,7 @@ class Endpoints:
     """All endpoints, for which at most `limit` attempts are under way. Guarded by the dispatcher's lock."""
 
     def __init__(self, limit: int) -> None:
-        self._by_url: dict[str, Endpoint] = {}
+        self.by_url: dict[str, Endpoint] = {}
         self._queues: tuple[OrderedDict[Endpoint, None], ...] = tuple(OrderedDict() for _ in SHARES)
         self._limits = [max(1, int(limit * share)) for share in SHARES]
         self._turn = 0
@@ -81,9 +81,9 @@ class Endpoints:
         self.under_way = 0
 
     def get(self, url: str) -> Endpoint:
-        endpoint = self._by_url.get(url)
+        endpoint = self.by_url.get(url)
         if endpoint is None:
-            endpoint = self._by_url[url] = Endpoint(url)
+            endpoint = self.by_url[url] = Endpoint(url)
         return endpoint
 
     def has_room(self, url: str, count: int, size: int) -> bool:
@@ -130,7 +130,7 @@ class Endpoints:
 
     def finish(self, delivery: Delivery, success: bool, duration: float) -> None:
         """An attempt is over."""
-        endpoint = self._by_url[delivery.url]
+        endpoint = self.by_url[delivery.url]
         self.under_way -= 1
         endpoint.under_way.remove(delivery)
         endpoint.window = min(2 * endpoint.window, WINDOW) if success else 1
@@ -142,7 +142,7 @@ class Endpoints:
     def _forget(self, endpoint: Endpoint) -> None:
         """Let go of an endpoint that has nothing to do; a new one begins unproven, with a window of one."""
         if not (endpoint.urgent or endpoint.waiting or endpoint.retrying or endpoint.under_way):
-            self._by_url.pop(endpoint.url, None)
+            self.by_url.pop(endpoint.url, None)
 
     # Retries
 
@@ -154,7 +154,7 @@ class Endpoints:
         heapq.heappush(self._due, planned)
 
     def _is_planned(self, planned: Planned) -> bool:
-        endpoint = self._by_url.get(planned[2])
+        endpoint = self.by_url.get(planned[2])
         return endpoint is not None and planned in endpoint.retrying
 
     def due(self) -> float:
@@ -166,14 +166,14 @@ class Endpoints:
     def pop_due(self) -> Delivery:
         """The delivery that is due next; it waits no longer. To be called right after `due`."""
         planned = heapq.heappop(self._due)
-        endpoint = self._by_url[planned[2]]
+        endpoint = self.by_url[planned[2]]
         delivery = endpoint.retrying.pop(planned)
         endpoint.size -= len(delivery.message.body)
         return delivery
 
     def pop_orphans(self, url: str) -> list[Delivery]:
         """What was postponed to NEVER, in that order; it waits no longer."""
-        retrying = self._by_url[url].retrying if url in self._by_url else {}
+        retrying = self.by_url[url].retrying if url in self.by_url else {}
         orphans = [delivery for (due, *_), delivery in retrying.items() if due == NEVER]
         if orphans:
             self.withdraw(url, set(orphans))
@@ -181,7 +181,7 @@ class Endpoints:
 
     def withdraw(self, url: str, gone: Collection[Delivery]) -> None:
         """Take these out of what waits for a URL."""
-        endpoint = self.get(url)
+        endpoint = self.by_url[url]
         endpoint.urgent = [delivery for delivery in endpoint.urgent if delivery not in gone]
         endpoint.waiting = [delivery for delivery in endpoint.waiting if delivery not in gone]
         endpoint.retrying = {planned: it for planned, it in endpoint.retrying.items() if it not in gone}

@@ -1,7 +1,7 @@
 """What the dispatcher knows of messages: all that wait, the newest of those that are over, and Idempotency-Keys.
 
-It is in memory only and within limits; after a restart it is made anew from the journal's records. At the end stands how
-people see it, as JSON.
+It is in memory only and within limits; after a restart it is made anew from the journal's records. At the end stands
+how people see it, as JSON.
 """
 
 from __future__ import annotations
