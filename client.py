@@ -23,7 +23,7 @@ from connections import READ, WRITE, Connection, Failed, Pool, Wait, explain, or
 MAX_LINES = 65_536  # bytes of an answer's head, or of a line between chunks
 MAX_RESPONSE = 1_048_576  # bytes of a whole answer: nobody acknowledges a webhook with more
 KEPT_RESPONSE = 4_096  # bytes of an answer that an Exchange keeps, for people to look at
-AT_ONCE = 4_096  # bytes to read at once: then it is the turn of others
+AT_ONCE = 4_096  # bytes to read at once; then other exchanges have their turn
 CHUNKED = -1  # instead of a body's length
 
 BARE_END = re.compile(rb"\n\r?\n")

@@ -260,21 +260,18 @@ class Resolver:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards `_pending`; of the kinds, each operation is atomic
-        self._pending: dict[str, Future[list[Address]]] = {}
+        self._lock = threading.Lock()  # guards the next two
+        self._pending: dict[str, Future[list[Address]]] = {}  # the look-ups under way
         self._kinds: dict[str, str] = {}  # of names, "new" for any other
         self._executors = {kind: ThreadPoolExecutor(count, f"resolve {kind}") for kind, count in RESOLVERS.items()}
 
     def look_up(self, host: str) -> Future[list[Address]]:
         """The addresses of a name, port 0. One look-up at a time for a name: all who ask meanwhile share it."""
         with self._lock:
-            future = self._pending.get(host)
-            if future is None or future.done():
-                future = self._executors[self._kinds.get(host, "new")].submit(self._resolve, host)
-                self._pending[host] = future
-                if len(self._pending) > REMEMBERED:
-                    self._pending = {name: it for name, it in self._pending.items() if not it.done()}
-            return future
+            if host not in self._pending:
+                executor = self._executors[self._kinds.get(host, "new")]
+                self._pending[host] = executor.submit(self._resolve, host)
+            return self._pending[host]
 
     def _resolve(self, host: str) -> list[Address]:
         began = monotonic()
@@ -282,9 +279,11 @@ class Resolver:
             found = socket.getaddrinfo(host, 0, 0, socket.SOCK_STREAM)
             return [(family, address) for family, _, _, _, address in found]
         finally:
-            if len(self._kinds) >= REMEMBERED:
-                self._kinds.clear()
-            self._kinds[host] = "prompt" if monotonic() - began < PROMPT else "slow"
+            with self._lock:
+                del self._pending[host]
+                if len(self._kinds) >= REMEMBERED:
+                    self._kinds.clear()
+                self._kinds[host] = "prompt" if monotonic() - began < PROMPT else "slow"
 
     def close(self) -> None:
         """Resolve no more; what hangs is left behind."""

@@ -23,21 +23,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from selectors import DefaultSelector
 
 from addresses import Guard
 from client import Exchange, exchange
 from connections import Pool, Resolver
 from durable import StoreError
-from endpoints import NEVER, Endpoint, Endpoints, limits
-from history import History
+from endpoints import NEVER, RETRY_SCHEDULE, Endpoints, Schedule, limits
+from history import History, Keys, fingerprint
 from housekeeper import Housekeeper
-from journal import Journal
-from keys import Keys, fingerprint
+from journal import Journal, compacted, delivery_record, message_record
 from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, OPEN, PENDING, PING, RETRYING
 from messages import Attempt, Delivery, Full, Message, new_message_id, request
-from records import delivery_record, message_record, records
-from retries import RETRY_SCHEDULE, Schedule
 from sender import Exchanging, InFlight, Sender
 from store import WebhookStore
 
@@ -58,7 +56,7 @@ class Dispatcher:
     counters may be read without it. As a bell it is rung when deliveries change. The journal's turn guards `_keys`.
 
     Order of locks: the one of OnDemand or one of Keys, the turn of the store or of the journal, `changed`, and last
-    those of the journal's notes and of the printer. So nothing that takes a turn (commit, flush, compact, close) is
+    those of the journal's notes and of the printer. So nothing that takes a turn (commit, compact, close) is
     called with `changed` held; `note` takes none and may be.
     """
 
@@ -78,16 +76,16 @@ class Dispatcher:
         show: Callable[..., None] | None = None,
         exchanging: Exchanging = exchange,
     ) -> None:
-        self.store, self.journal, self._log, self._show = store, journal, log, show
+        self.store, self.journal, self.log, self._show = store, journal, log, show
         self._schedule = Schedule(tuple(schedule), chance, clock, monotonic)
         self.changed = threading.Condition(threading.Lock())
         self.history = History(self.changed)
         under_way, idle = limits()
         self.endpoints, resolver = Endpoints(under_way), Resolver()
         pools = [Pool(DefaultSelector(), resolver, guard, idle // workers, monotonic) for _ in range(workers)]
-        self._senders = [Sender(self, self.changed, pool, exchanging, timeout, monotonic) for pool in pools]
+        self._senders = [Sender(self, pool, exchanging, timeout, monotonic) for pool in pools]
         self._keys = Keys(clock)
-        self.housekeeper = Housekeeper(store, journal, self.changed, self._cancel, self._records, log)
+        self.housekeeper = Housekeeper(self)
         self._resume()
 
     def start(self) -> None:
@@ -102,7 +100,7 @@ class Dispatcher:
         """Accept an event for all URLs that are registered for it: on the disk when this returns.
 
         `body` is what they are sent. With an Idempotency-Key that was used before, returns the message of that time.
-        Reused if the key had another body (keys.py), Full when too much waits, StoreError when the disk refused.
+        Reused if the key had another body (history.py), Full when too much waits, StoreError when the disk refused.
         """
         with self._keys.accepting(key):
             if known := self._keys.find(key, body):
@@ -154,24 +152,31 @@ class Dispatcher:
         That is on the disk when this returns. StoreError when the disk refused.
         """
         with self.changed:
-            gone = self._cancel(url, lambda delivery: delivery.message.event == event)
+            gone = self.withdraw(url, event)
             self.changed.notify_all()
         self.journal.commit(b"")  # also when a sender was quicker, and nothing waits any more
         return gone
 
-    def _cancel(self, url: str, concerns: Callable[[Delivery], bool] = lambda delivery: True) -> int:
-        """Cancel what waits for a URL, except for what it is registered for: that may have been registered anew.
+    def withdraw(self, url: str, event: str | None = None) -> int:
+        """Cancel what waits for a URL, of one event or of all, but not what the URL is registered for (it may be anew).
 
-        What is under way goes on; only the journal has it as cancelled, so that a crash does not send it again.
+        With the lock held. What is under way goes on: only the journal has it as cancelled, so that a crash does not
+        send it again. Returns how many deliveries have waited.
         """
-        waiting = filter(concerns, self.endpoints.planned(url))
-        gone = {delivery for delivery in waiting if not self.store.registered(url, delivery.message.event)}
+
+        def is_gone(delivery: Delivery) -> bool:
+            own = delivery.message.event
+            return event in (None, own) and not self.store.registered(url, own)
+
+        endpoint = self.endpoints.by_url.get(url)
+        if endpoint is None:
+            return 0
+        for delivery in filter(is_gone, endpoint.under_way):
+            self.journal.note(delivery, delivery_record(replace(delivery, state=CANCELLED)))
+        gone = set(filter(is_gone, endpoint.planned()))
         for delivery in gone:
             self._end(delivery, CANCELLED, "unregistered")
         self.endpoints.withdraw(url, gone)
-        for delivery in filter(concerns, self.endpoints.in_flight(url)):
-            if not self.store.registered(url, delivery.message.event):
-                self.journal.note(delivery, delivery_record(delivery, CANCELLED))
         return len(gone)
 
     def registered(self, url: str) -> None:
@@ -183,14 +188,19 @@ class Dispatcher:
             if orphans:  # to wake the senders for nothing makes a registration a fifth slower
                 self.wake()
 
-    def _records(self) -> Iterator[bytes]:
+    def records(self) -> Iterator[bytes]:
+        """Those of a journal that starts anew."""
         with self.changed:
             messages, over = self.history.snapshot()
-            return records([*self._keys.forgotten(), *messages], over)
+            return compacted([*self._keys.forgotten(), *messages], over)
 
-    # What the senders ask; see sender.Decisions
+    # What the senders ask
 
-    def turn(self, over: list[InFlight], room: int) -> tuple[list[tuple[Endpoint, Delivery]], float]:
+    def turn(self, over: list[InFlight], room: int) -> tuple[list[Delivery], float]:
+        """Settle what is over. Returns what to attempt now, `room` at most, and when the next retry is due (monotonic).
+
+        With the lock held.
+        """
         version = self.history.version
         for attempt in over:
             try:
@@ -212,18 +222,17 @@ class Dispatcher:
             self.endpoints.add(delivery)
             self.history.changed(delivery)
 
-    def _claim(self, room: int) -> list[tuple[Endpoint, Delivery]]:
+    def _claim(self, room: int) -> list[Delivery]:
         """What to attempt now; what was unregistered since it was accepted is cancelled on the way."""
-        claimed: list[tuple[Endpoint, Delivery]] = []
-        while len(claimed) < room and (taken := self.endpoints.take()):
-            endpoint, delivery = taken
+        claimed = list[Delivery]()
+        while len(claimed) < room and (delivery := self.endpoints.take()):
             if self._is_wanted(delivery):
                 delivery.state = DELIVERING
                 self.history.changed(delivery)
-                claimed.append(taken)
+                claimed.append(delivery)
             else:
                 self._end(delivery, CANCELLED, "unregistered")
-                self.endpoints.finish(endpoint, delivery, False, 0.0)
+                self.endpoints.finish(delivery, False, 0.0)
         return claimed
 
     def _is_wanted(self, delivery: Delivery) -> bool:
@@ -235,15 +244,17 @@ class Dispatcher:
             return self.store.has(delivery.url)
         return self.store.registered(delivery.url, delivery.message.event)
 
-    def compose(self, endpoint: Endpoint, delivery: Delivery) -> bytes:
-        timestamp = int(self._schedule.clock())
-        data = request(endpoint.head, delivery.message, timestamp, self.store.secrets(endpoint.url))
+    def compose(self, delivery: Delivery) -> bytes:
+        """The request of an attempt; without the lock."""
+        head, url = self.endpoints.by_url[delivery.url].head, delivery.url
+        data = request(head, delivery.message, int(self._schedule.clock()), self.store.secrets(url))
         if self._show:  # before it is sent, so that what it causes stands below it
-            self._show(f"--- attempt {delivery.count + 1} of {delivery.id}: we call {endpoint.url}", ("> ", data, None))
+            self._show(f"--- attempt {delivery.count + 1} of {delivery.id}: we call {url}", ("> ", data, None))
         return data
 
     def report(self, error: Exception) -> None:
-        self._log(f"an error on our side: {error!r}")
+        """Say on the terminal that there is a bug; with the lock or without."""
+        self.log(f"an error on our side: {error!r}")
 
     # What comes after an attempt
 
@@ -256,7 +267,7 @@ class Dispatcher:
         delivery.add(attempt)
         success = outcome.error is None and 200 <= outcome.status < 300
         good = success and self.store.has(delivery.url)  # unregistered meanwhile: nothing is remembered of its endpoint
-        self.endpoints.finish(flight.endpoint, delivery, good, flight.duration)
+        self.endpoints.finish(delivery, good, flight.duration)
         if success:
             self.history.finish(delivery, DELIVERED)
         else:
@@ -304,7 +315,7 @@ class Dispatcher:
     def _log_attempt(self, delivery: Delivery, attempt: Attempt) -> None:
         outcome = attempt.error or f"{attempt.status} in {attempt.duration * 1000:.0f} ms"
         again = f", next attempt in {max(0.0, delivery.due - self._schedule.clock()):.0f} s" if delivery.due else ""
-        self._log(f"{delivery.message.event} -> {delivery.url}: {outcome}, {delivery.state}{again}")
+        self.log(f"{delivery.message.event} -> {delivery.url}: {outcome}, {delivery.state}{again}")
 
     def counts(self) -> dict[str, int]:
         """How many deliveries wait and are under way."""
@@ -346,7 +357,7 @@ class Dispatcher:
         """Stop: attempts under way get `seconds`; returns how many deliveries wait in the journal."""
         under_way = self.counts()["under_way"]
         if under_way:
-            self._log(f"Waiting up to {seconds:.0f} s for what is under way: {under_way}")
+            self.log(f"Waiting up to {seconds:.0f} s for what is under way: {under_way}")
         for patience in (seconds, 0.0):
             with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C cuts the wait short
                 for sender in self._senders:

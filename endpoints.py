@@ -1,4 +1,4 @@
-"""Whose turn it is: endpoints, each with what waits for it and a window, and the policy that keeps them apart.
+"""Whose turn it is, and when: endpoints with what waits for them, the policy that keeps them apart, the retry schedule.
 
 An endpoint is one URL. Its window is how many attempts may be under way for it: it opens with each success and closes
 to one with a failure. Pings and redeliveries go past the window and past what waits for the URL, and their endpoint
@@ -13,9 +13,12 @@ import itertools
 import math
 import sys
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from datetime import timezone
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
-from client import request_head
+from client import fields_of, request_head
 from connections import KEPT_OPEN
 from messages import Delivery
 
@@ -24,16 +27,24 @@ RESERVED = 160  # file descriptors for the callers of the exposee and for its fi
 NEVER = math.inf  # when an orphan is due: a delivery that waits, and whose webhook is not registered
 WINDOW = 16  # attempts under way for one endpoint at the most
 PROMPT = 1.0  # seconds: an endpoint that answers within them has proven itself
+RETRY_SCHEDULE = (5.0, 300.0, 1_800.0, 7_200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
+# standardwebhooks.com: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h: 75 hours in all
+JITTER = 0.2  # of each delay, so that what failed together does not come back together
+MAX_RETRY_AFTER = 86_400.0  # a receiver may postpone us, but not for ever
 
-# The kinds of attempts that may begin, and which share of all that may be under way may be when one does. So endpoints
-# that hang never take what the proven ones need, and endpoints with much to do never what others need for their first.
+# The kinds of attempts. One begins only while fewer are under way, of all kinds, than its share of the limit. So
+# endpoints that hang never take what the proven ones need, and endpoints with much to do never what others need for
+# their first.
 PROVEN, FIRST, FURTHER = range(3)
 SHARES = (
     1.00,  # PROVEN: the endpoint's last attempt was a prompt success, and none is under way or this one is urgent
     0.75,  # FIRST: the same of any other endpoint
     0.50,  # FURTHER: any endpoint that has some under way
 )
-TURNS = ((FIRST, FURTHER, PROVEN), (FURTHER, PROVEN, FIRST), (PROVEN, FIRST, FURTHER))  # what is looked at after each
+TURNS = ((FIRST, FURTHER, PROVEN), (FURTHER, PROVEN, FIRST), (PROVEN, FIRST, FURTHER))  # where to look after each kind
+
+
+Planned = tuple[float, int, str]  # when a retry is due (monotonic), a number that decides between equals, its URL
 
 
 class Endpoint:
@@ -45,7 +56,7 @@ class Endpoint:
         self.url, self.head = url, request_head("POST", url)
         self.urgent: list[Delivery] = []  # pings and redeliveries
         self.waiting: list[Delivery] = []  # up to thousands; but a deque of none takes ten times as much memory
-        self.retrying: list[tuple[float, int, Delivery]] = []  # a heap, by the time when they are due (monotonic)
+        self.retrying: dict[Planned, Delivery] = {}
         self.size = 0  # bytes of the bodies in all three
         self.under_way: list[Delivery] = []
         self.window, self.proven = 1, False
@@ -53,25 +64,26 @@ class Endpoint:
 
     def planned(self) -> list[Delivery]:
         """What waits for its turn or its time."""
-        return [*self.urgent, *self.waiting, *(delivery for _, _, delivery in self.retrying)]
+        return [*self.urgent, *self.waiting, *self.retrying.values()]
 
 
 class Endpoints:
     """All endpoints, for which at most `limit` attempts are under way. Guarded by the dispatcher's lock."""
 
     def __init__(self, limit: int) -> None:
-        self._by_url: dict[str, Endpoint] = {}
+        self.by_url: dict[str, Endpoint] = {}
         self._queues: tuple[OrderedDict[Endpoint, None], ...] = tuple(OrderedDict() for _ in SHARES)
         self._limits = [max(1, int(limit * share)) for share in SHARES]
         self._turn = 0
-        self._due: list[tuple[float, int, Endpoint]] = []  # a heap: when which endpoint has a retry to make
-        self._numbers = itertools.count()  # decide between two that are due at the same time
+        self._due: list[Planned] = []  # a heap of all retries, and of some that were withdrawn
+        self._most = 64  # how many these may be before the withdrawn ones are taken out
+        self._numbers = itertools.count()
         self.under_way = 0
 
     def get(self, url: str) -> Endpoint:
-        endpoint = self._by_url.get(url)
+        endpoint = self.by_url.get(url)
         if endpoint is None:
-            endpoint = self._by_url[url] = Endpoint(url)
+            endpoint = self.by_url[url] = Endpoint(url)
         return endpoint
 
     def has_room(self, url: str, count: int, size: int) -> bool:
@@ -79,14 +91,6 @@ class Endpoints:
         endpoint = self.get(url)
         backlog = len(endpoint.waiting) + len(endpoint.retrying)
         return not backlog or backlog < count and endpoint.size < size
-
-    def planned(self, url: str) -> list[Delivery]:
-        """What waits for its turn or its time, pings and redeliveries included."""
-        return self._by_url[url].planned() if url in self._by_url else []
-
-    def in_flight(self, url: str) -> list[Delivery]:
-        """What is being attempted for a URL."""
-        return list(self._by_url[url].under_way) if url in self._by_url else []
 
     def add(self, delivery: Delivery, *, urgent: bool = False) -> None:
         """Let a delivery wait for its turn; a ping or a redelivery is urgent."""
@@ -109,7 +113,7 @@ class Endpoints:
                 self._queues[kind][endpoint] = None
             endpoint.kind = kind
 
-    def take(self) -> tuple[Endpoint, Delivery] | None:
+    def take(self) -> Delivery | None:
         """The next delivery to attempt, which is under way from now on: the queues take turns, and their endpoints."""
         for kind in TURNS[self._turn]:
             if self._queues[kind] and self.under_way < self._limits[kind]:
@@ -121,11 +125,12 @@ class Endpoints:
                 endpoint.under_way.append(delivery)
                 self.under_way += 1
                 self._queue(endpoint)
-                return endpoint, delivery
+                return delivery
         return None
 
-    def finish(self, endpoint: Endpoint, delivery: Delivery, success: bool, duration: float) -> None:
+    def finish(self, delivery: Delivery, success: bool, duration: float) -> None:
         """An attempt is over."""
+        endpoint = self.by_url[delivery.url]
         self.under_way -= 1
         endpoint.under_way.remove(delivery)
         endpoint.window = min(2 * endpoint.window, WINDOW) if success else 1
@@ -137,64 +142,87 @@ class Endpoints:
     def _forget(self, endpoint: Endpoint) -> None:
         """Let go of an endpoint that has nothing to do; a new one begins unproven, with a window of one."""
         if not (endpoint.urgent or endpoint.waiting or endpoint.retrying or endpoint.under_way):
-            self._by_url.pop(endpoint.url, None)
+            self.by_url.pop(endpoint.url, None)
 
     # Retries
 
     def postpone(self, delivery: Delivery, due: float) -> None:
         """Let a delivery wait until `due` (monotonic)."""
-        endpoint = self.get(delivery.url)
-        heapq.heappush(endpoint.retrying, (due, next(self._numbers), delivery))
+        endpoint, planned = self.get(delivery.url), (due, next(self._numbers), delivery.url)
+        endpoint.retrying[planned] = delivery
         endpoint.size += len(delivery.message.body)
-        self._plan(endpoint)
+        heapq.heappush(self._due, planned)
 
-    def _plan(self, endpoint: Endpoint) -> None:
-        """See that the endpoint is looked at when its first retry is due."""
-        if endpoint.retrying:
-            heapq.heappush(self._due, (endpoint.retrying[0][0], next(self._numbers), endpoint))
-        if len(self._due) > 2 * len(self._by_url) + 64:  # most of them stand for what was withdrawn
-            first = [(it.retrying[0][0], it) for it in self._by_url.values() if it.retrying]
-            self._due = [(due, next(self._numbers), it) for due, it in first]
-            heapq.heapify(self._due)
+    def _is_planned(self, planned: Planned) -> bool:
+        endpoint = self.by_url.get(planned[2])
+        return endpoint is not None and planned in endpoint.retrying
 
     def due(self) -> float:
         """The time when the next retry is due (monotonic), infinity without any."""
-        while self._due:
-            due, _, endpoint = self._due[0]
-            if endpoint.retrying and endpoint.retrying[0][0] == due:
-                return due
-            heapq.heappop(self._due)  # that retry was withdrawn, or another one was planned before it
-        return math.inf
+        while self._due and not self._is_planned(self._due[0]):
+            heapq.heappop(self._due)
+        return self._due[0][0] if self._due else math.inf
 
     def pop_due(self) -> Delivery:
         """The delivery that is due next; it waits no longer. To be called right after `due`."""
-        endpoint = heapq.heappop(self._due)[2]
-        delivery = heapq.heappop(endpoint.retrying)[2]
+        planned = heapq.heappop(self._due)
+        endpoint = self.by_url[planned[2]]
+        delivery = endpoint.retrying.pop(planned)
         endpoint.size -= len(delivery.message.body)
-        self._plan(endpoint)
         return delivery
 
     def pop_orphans(self, url: str) -> list[Delivery]:
         """What was postponed to NEVER, in that order; it waits no longer."""
-        endpoint = self._by_url.get(url)
-        orphans = [it for due, _, it in sorted(endpoint.retrying) if due == NEVER] if endpoint else []
+        retrying = self.by_url[url].retrying if url in self.by_url else {}
+        orphans = [delivery for (due, *_), delivery in retrying.items() if due == NEVER]
         if orphans:
             self.withdraw(url, set(orphans))
         return orphans
 
     def withdraw(self, url: str, gone: Collection[Delivery]) -> None:
         """Take these out of what waits for a URL."""
-        endpoint = self._by_url.get(url)
-        if endpoint is None:
-            return
+        endpoint = self.by_url[url]
         endpoint.urgent = [delivery for delivery in endpoint.urgent if delivery not in gone]
         endpoint.waiting = [delivery for delivery in endpoint.waiting if delivery not in gone]
-        endpoint.retrying = [entry for entry in endpoint.retrying if entry[2] not in gone]
-        heapq.heapify(endpoint.retrying)
+        endpoint.retrying = {planned: it for planned, it in endpoint.retrying.items() if it not in gone}
         endpoint.size = sum(len(delivery.message.body) for delivery in endpoint.planned())
-        self._plan(endpoint)
         self._queue(endpoint)
         self._forget(endpoint)
+        if len(self._due) > self._most:
+            self._due = list(filter(self._is_planned, self._due))
+            heapq.heapify(self._due)
+            self._most = 2 * len(self._due) + 64
+
+
+class Schedule(NamedTuple):
+    """When the next attempt is made. Planned by the monotonic clock: a step of the other one changes nothing."""
+
+    delays: tuple[float, ...]
+    chance: Callable[[], float]
+    clock: Callable[[], float]
+    monotonic: Callable[[], float]
+
+    def delay(self, tries: int, head: bytes) -> float:
+        """Seconds until the next attempt after `tries` retries; `head` is the answer's, which may postpone it."""
+        delay = self.delays[tries] * (1 + JITTER * (2 * self.chance() - 1))
+        return max(delay, min(retry_after(head, self.clock()), MAX_RETRY_AFTER))
+
+    def left(self, due: float) -> float:
+        """Seconds until `due` (Unix), which a journal has from a clock that may have been wrong."""
+        longest = max(MAX_RETRY_AFTER, (1 + JITTER) * max(self.delays, default=0.0))
+        return min(max(0.0, due - self.clock()), longest)
+
+
+def retry_after(head: bytes, now: float) -> float:
+    """The seconds that a Retry-After field asks for at `now` (RFC 9110, 10.2.3: seconds or a date); 0.0 without one."""
+    text = (fields_of(head).get(b"retry-after") or [b""])[0].decode("latin-1")
+    try:
+        if text.isascii() and text.isdigit():
+            return float(text.lstrip("0")[:10] or 0)
+        date = parsedate_to_datetime(text)
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() - now)
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return 0.0  # a date that is none: as if the field were absent
 
 
 def limits() -> tuple[int, int]:

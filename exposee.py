@@ -31,13 +31,12 @@ import strict_json
 from addresses import Guard, is_local, url_problem
 from delivery import Dispatcher
 from durable import StoreError
+from endpoints import RETRY_SCHEDULE
+from history import Reused, delivery_json
 from journal import Journal
-from keys import Reused
 from messages import DELIVERED, PING, PING_DATA, Delivery, Full, NotPossible, body_of, new_message_id
 from ondemand import OnDemand
 from owner import Owner, greeting, waiting
-from records import delivery_json
-from retries import RETRY_SCHEDULE
 from rules import Rules, check_secret, check_url, idempotency_key, members, permit, preferred_wait, text
 from server import Refusals, Routes, Server, stay_on_one_core, stop_on_signals
 from store import WebhookStore

@@ -1,19 +1,27 @@
-"""What the dispatcher knows of messages: all that are on their way, and the newest of those that are over.
+"""What the dispatcher knows of messages: all that wait, the newest of those that are over, and Idempotency-Keys.
 
-It is in memory only and within limits; after a restart it is made anew from the journal's records.
+It is in memory only and within limits; after a restart it is made anew from the journal's records. At the end stands
+how people see it, as JSON.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import itertools
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from client import KEPT_RESPONSE
+from journal import message_of, restore
 from messages import OPEN, PENDING, PING, Attempt, Delivery, Message
-from records import message_of, restore
 
+KEY_SECONDS = 86_400.0  # that an Idempotency-Key is known
+MAX_KEYS = 50_000  # known at once, of 255 characters at most; beyond them the oldest are forgotten earlier
+LOCKS = 64  # keys that share one wait for each other
 MAX_OVER = 10_000  # deliveries that are over and remembered
 MAX_PAST = 16_777_216  # bytes of the messages that are remembered only
 MAX_RAW = 16_777_216  # bytes of requests and responses to remember
@@ -27,12 +35,12 @@ class History:
     def __init__(self, condition: threading.Condition) -> None:
         self._condition, self._closed = condition, False
         self.waiting = 0  # deliveries that are not over
-        self.bodies = self._all_bodies = 0  # bytes of the messages that have such, and of all
+        self.bodies = self._all_bodies = 0  # bytes of the bodies: of messages with such deliveries, and of all
         self.version = 0  # how many changes there have been
         self._messages: dict[str, Message] = {}  # oldest first
         self._over: OrderedDict[Delivery, None] = OrderedDict()  # in the order in which they ended
         self.pings: dict[str, Delivery] = {}  # the newest of each URL
-        self._raw: deque[tuple[Attempt, int]] = deque()  # those with bytes, and how many, oldest first
+        self._raw: deque[tuple[Attempt, int]] = deque()  # whose bytes are remembered, and how many, oldest first
         self._raw_bytes = 0
         self._changes: deque[Delivery] = deque(maxlen=CHANGES)  # the newest last
 
@@ -188,3 +196,100 @@ class History:
             if delivery.state not in OPEN:
                 self._end(delivery, delivery.state)
         return None
+
+
+# --- Idempotency-Keys -------------------------------------------------------------------------------------------------
+
+
+class Reused(Exception):
+    """The key was used with another body; str() says so."""
+
+
+def fingerprint(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+class Keys:
+    """The messages that were triggered with a key. `clock` is Unix time.
+
+    Once deliveries have started, only the thread that has the journal's turn calls `keep` and `forgotten`.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._messages: dict[str, Message] = {}  # oldest first
+        self._locks = [threading.Lock() for _ in range(LOCKS)]
+
+    def accepting(self, key: str) -> contextlib.AbstractContextManager[object]:
+        """To be held from `find` to `keep`: a trigger that is repeated meanwhile waits for what comes of the first."""
+        return self._locks[hash(key) % LOCKS] if key else contextlib.nullcontext()
+
+    def find(self, key: str, body: bytes) -> Message | None:
+        """The message that a key was used for within a day. Reused: it had another body."""
+        message = self._messages.get(key)
+        if message is None or message.time + KEY_SECONDS <= self._clock():
+            return None
+        if message.fingerprint != fingerprint(body):
+            raise Reused("this Idempotency-Key was used with another event or data: a new event needs a new key")
+        return message
+
+    def keep(self, message: Message) -> None:
+        """A message with a key is on the disk."""
+        if message.key in self._messages:
+            self._forget(message.key)
+        self._messages[message.key] = message
+        if len(self._messages) > MAX_KEYS:
+            self._forget(next(iter(self._messages)))
+
+    def _forget(self, key: str) -> None:
+        self._messages.pop(key).key = ""
+
+    def forgotten(self) -> list[Message]:
+        """Those whose deliveries are forgotten: for a journal that starts anew."""
+        return [message for message in self._messages.values() if not message.left]
+
+
+# --- for people -------------------------------------------------------------------------------------------------------
+
+
+def delivery_json(delivery: Delivery, attempts: bool = False) -> dict[str, Any]:
+    """What GET /deliveries shows; with `attempts`, what GET /deliveries/{id} shows."""
+    last = delivery.attempts[-1] if delivery.attempts else None
+    error, due = delivery.error or (last.error if last else None), delivery.due  # another thread may change it
+    return {
+        "id": delivery.id,
+        "message": delivery.message.id,
+        "event": delivery.message.event,
+        "url": delivery.url,
+        "state": delivery.state,
+        "time": iso(delivery.message.time),
+        "attempt_count": delivery.count,
+        **({"status": last.status} if last and last.status else {}),
+        **({"error": error} if error else {}),
+        **({"duration": round(last.duration, 6)} if last else {}),  # seconds, of the last attempt
+        **({"next_attempt": iso(due)} if due else {}),
+        **({"confirmed": delivery.confirmed} if delivery.message.event == PING else {}),
+        **({"body": delivery.message.body.decode()} if attempts else {}),
+        **({"attempts": [attempt_json(attempt) for attempt in delivery.attempts]} if attempts else {}),
+    }
+
+
+def attempt_json(attempt: Attempt) -> dict[str, Any]:
+    exchange = attempt.exchange  # another thread may let go of it meanwhile
+    received = exchange.received if exchange else 0
+    return {
+        "time": iso(attempt.time),
+        "duration": round(attempt.duration, 6),
+        **({"error": attempt.error} if attempt.error else {}),
+        **({"status": attempt.status} if attempt.status else {}),
+        "request": exchange.request.decode("latin-1") if exchange else None,
+        "response": exchange.response.decode("latin-1") if exchange else None,
+        **({"response_bytes": received} if received > KEPT_RESPONSE else {}),
+        **({} if exchange else {"gone": "the bytes of this attempt are no longer kept"}),
+    }
+
+
+def iso(seconds: float) -> str:
+    """Unix time as ISO 8601, UTC, with microseconds: sorted by it, the messages of a burst are in their order."""
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{whole}.{int(seconds % 1 * 1_000_000):06d}Z"

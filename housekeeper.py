@@ -1,38 +1,26 @@
-"""What blocks, and so no sender may do: unregistering URLs that have answered 410, and writing the journal's notes."""
+"""A thread for what waits for the disk, as no sender may: unregistering after a 410, writing the journal's notes."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from durable import StoreError
-from journal import Journal
-from store import WebhookStore
 
-FLUSH_SECONDS = 1.0  # after which an outcome is in the journal's file at the latest
+if TYPE_CHECKING:
+    from delivery import Dispatcher  # which imports this module
+
+FLUSH_SECONDS = 1.0  # after which an outcome is on the disk at the latest
 PAUSE_SECONDS = 5.0  # the same when the disk has refused
-CLOSE_SECONDS = 5.0  # for the last time
+CLOSE_SECONDS = 5.0  # that `close` waits for the last time it works
 
 
 class Housekeeper(threading.Thread):
-    """A thread that works about once a second, and at once for a URL that is gone; after a pause if the disk refused.
+    """Works about once a second, and at once for a URL that is gone; after a pause if the disk has refused."""
 
-    `changed` is the dispatcher's lock and bell. `cancel` gets a URL that was unregistered, with the lock held, and
-    returns how many deliveries that has cancelled. `records` gives those of a journal that starts anew.
-    """
-
-    def __init__(
-        self,
-        store: WebhookStore,
-        journal: Journal,
-        changed: threading.Condition,
-        cancel: Callable[[str], int],
-        records: Callable[[], Iterable[bytes]],
-        log: Callable[[str], None],
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher) -> None:
         super().__init__(name="housekeeper", daemon=True)
-        self._store, self._journal, self._changed, self._log = store, journal, changed, log
-        self._cancel, self._records = cancel, records
+        self._dispatcher = dispatcher
         self.gone: dict[str, None] = {}  # URLs that answered 410, until they are unregistered. Guarded by `changed`
         self._woken, self._closed = threading.Event(), threading.Event()
 
@@ -43,7 +31,7 @@ class Housekeeper(threading.Thread):
 
     def forget(self, url: str) -> None:
         """A webhook is about to be registered: a 410 that came before does not unregister it."""
-        with self._changed:
+        with self._dispatcher.changed:
             self.gone.pop(url, None)
 
     def close(self) -> None:
@@ -60,7 +48,7 @@ class Housekeeper(threading.Thread):
                 worked = self.work()
             except Exception as error:  # noqa: BLE001 - a bug, or a disk that fails: deliveries must go on
                 worked = False
-                self._log(f"an error on our side: {error!r}")
+                self._dispatcher.report(error)
             if closed:
                 return
             if worked:
@@ -72,20 +60,26 @@ class Housekeeper(threading.Thread):
     def work(self) -> bool:
         """Returns False when the disk has refused."""
         unregistered = self._unregister_gone() if self.gone else True
-        self._journal.compact(self._records)
-        return self._journal.flush() and unregistered
+        journal = self._dispatcher.journal
+        journal.compact(self._dispatcher.records)
+        try:
+            journal.commit(b"")
+        except StoreError:
+            return False
+        return unregistered
 
     def _unregister_gone(self) -> bool:
         """Unregister all URLs that are gone with one replacement of webhooks.json; cancel what waits for them."""
+        store, log = self._dispatcher.store, self._dispatcher.log
         try:
-            self._store.unregister_urls(self.gone)  # which reads them when it is its turn to write
+            store.unregister_urls(self.gone)  # which reads them when it is its turn to write
         except StoreError as error:
-            self._log(f"{len(self.gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
+            log(f"{len(self.gone)} URLs answered 410 Gone, but could not be unregistered: {error}")
             return False
-        with self._changed:
-            for url in [url for url in self.gone if not self._store.has(url)]:
+        with self._dispatcher.changed:
+            for url in [url for url in self.gone if not store.has(url)]:
                 del self.gone[url]
-                count = self._cancel(url)
-                self._log(f"{url} answered 410 Gone: unregistered" + (f", {count} waiting cancelled" if count else ""))
-            self._changed.notify_all()
+                count = self._dispatcher.withdraw(url)
+                log(f"{url} answered 410 Gone: unregistered" + (f", {count} waiting cancelled" if count else ""))
+            self._dispatcher.changed.notify_all()
         return True

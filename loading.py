@@ -6,7 +6,7 @@ An edit of webhooks.json while the exposee runs is not read, but kept in a file 
 from __future__ import annotations
 
 import contextlib
-import errno
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -19,7 +19,6 @@ from strict_json import explained
 
 Check = Callable[[str], str | None]  # returns the fault of a URL, or None
 MEND = "mend it, or name another --store"
-MAX_EDITS = 100  # that are kept
 
 
 class Secret(NamedTuple):
@@ -119,20 +118,17 @@ class Edits:
         found = mark(self._path)
         if found == self.expected or (found and self._holds(pairs)):
             return
-        if found:
-            self._keep()
-        else:
+        if found is None:
             self._log(f"{self._path} was removed, and is written again; to remove it, stop the exposee first")
+        else:
+            edited = f"{self._path} was edited while the exposee runs, which reads it only at its start"
+            try:
+                kept = self._second_name()
+            except OSError as error:
+                self._log(f"{edited}; it cannot be kept: {error.strerror}; nothing is stored until you move it away")
+                raise OSError(error.errno, f"an edit of {self._path.name} cannot be kept: {error.strerror}") from None
+            self._log(f"{edited}; it is now {kept}: to use it, stop the exposee, rename it back, start the exposee")
         self.expected = found
-
-    def _keep(self) -> None:
-        edited = f"{self._path} was edited while the exposee runs, which reads it only at its start"
-        try:
-            kept = self._second_name()
-        except OSError as error:
-            self._log(f"{edited}; it cannot be kept: {error.strerror}; nothing is stored until you have moved it away")
-            raise OSError(error.errno, f"an edit of {self._path.name} cannot be kept: {error.strerror}") from None
-        self._log(f"{edited}; it is now {kept}: to use it, stop the exposee, give it its name back, start the exposee")
 
     def _holds(self, pairs: Iterable[tuple[str, str]]) -> bool:
         with contextlib.suppress(StoreError):
@@ -141,17 +137,14 @@ class Edits:
 
     def _second_name(self) -> Path:
         """Give the file another name beside it, too. An earlier one of the same content will do."""
-        for number in range(1, MAX_EDITS + 1):
-            name = self._path.with_suffix(f".edited-{number}.json")
-            if not name.exists():
-                break
-            if name.read_bytes() == self._path.read_bytes():  # as a script leaves it that writes the same every day
-                return name
-        else:
-            raise OSError(errno.EEXIST, f"{MAX_EDITS} edits are kept already")
+        content = self._path.read_bytes()
+        names = (self._path.with_suffix(f".edited-{number}.json") for number in itertools.count(1))
+        name = next(it for it in names if not it.exists() or it.read_bytes() == content)
+        if name.exists():
+            return name  # as a script leaves it that writes the same every day
         try:
             os.link(self._path, name)  # in which an editor that is still writing goes on
         except OSError:  # a file system without links
-            with replacement(name, [self._path.read_bytes()], self._fsync, self._path.stat().st_mode & 0o777):
+            with replacement(name, [content], self._fsync, self._path.stat().st_mode & 0o777):
                 pass
         return name

@@ -58,7 +58,7 @@ class Message:
     event: str
     time: float  # Unix
     body: bytes  # what is sent
-    key: str = ""  # its Idempotency-Key (keys.py)
+    key: str = ""  # its Idempotency-Key (history.py)
     fingerprint: str = ""  # of its body, with a key
     deliveries: list[Delivery | None] = field(default_factory=list)  # None: forgotten; none when all of them are
     count: int = 0  # deliveries in all
@@ -95,11 +95,6 @@ class Delivery:
         """An attempt is over."""
         self.attempts = (*self.attempts, attempt)[-MAX_ATTEMPTS:]
         self.count += 1
-
-    def outcome(self) -> str:
-        """Why it has failed, in words."""
-        last = self.attempts[-1] if self.attempts else None
-        return self.error or (last and (last.error or f"answered {last.status}")) or "it was not attempted"
 
 
 # --- what is sent -----------------------------------------------------------------------------------------------------

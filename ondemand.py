@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 from delivery import Dispatcher
+from journal import delivery_record
 from messages import CANCELLED, DELIVERING, FAILED, OPEN, PENDING, PING, PING_BODY, RETRYING, Delivery, NotPossible
-from records import delivery_record
 
 RECOVERED = 500  # deliveries a second: a sender makes many times as many attempts, so live ones hardly notice
 
 
 class OnDemand:
-    """Pings, redeliveries and recoveries of a dispatcher, of which each has one of these at the most."""
+    """Pings, redeliveries and recoveries. A dispatcher may have one of these at the most: `_pinging` is its lock."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -40,7 +41,8 @@ class OnDemand:
             if ping is None:
                 raise NotPossible("there is no ping to this url in the history: ask for one with GET /ping first")
             if ping.state in (FAILED, CANCELLED):
-                raise NotPossible(f"the newest ping to this url failed: {ping.outcome()}")
+                why = ping.error or ping.attempts[-1].error or f"answered {ping.attempts[-1].status}"
+                raise NotPossible(f"the newest ping to this url failed: {why}")
             ping.confirmed = True
             self._dispatcher.journal.note(ping, delivery_record(ping))
             self._history.changed(ping)
@@ -84,13 +86,11 @@ class OnDemand:
             with self._changed:
                 for delivery in asked:
                     if not possible(delivery) or self._history.find(delivery.id) is None:
-                        # another caller was quicker, or it has been forgotten meanwhile: the record told what is not so
+                        # Another caller was quicker, or it has been forgotten. This corrects the record on the disk.
                         self._dispatcher.journal.note(delivery, delivery_record(delivery))
                         continue
                     if delivery.state == RETRYING:
                         self._dispatcher.endpoints.withdraw(delivery.url, {delivery})  # until this attempt is over
-                        if delivery.manual:  # what was planned is a recovery: this attempt takes its place
-                            delivery.due = 0.0
                     else:
                         self._history.reopen(delivery)
                     delivery.state, delivery.manual, delivery.error = PENDING, True, None
@@ -99,10 +99,11 @@ class OnDemand:
                     self._history.changed(delivery)
                 self._dispatcher.wake()
 
-        records = [delivery_record(delivery, PENDING, manual=True) for delivery in asked]
-        self._dispatcher.journal.commit(b"".join(records), accept)
+        queued_again = (replace(delivery, state=PENDING, manual=True, error=None) for delivery in asked)
+        self._dispatcher.journal.commit(b"".join(map(delivery_record, queued_again)), accept)
         return len(queued)
 
 
 def _is_free(delivery: Delivery) -> bool:
-    return delivery.state not in (PENDING, DELIVERING)
+    """Whether no attempt is under way or about to be; a recovery is planned within seconds."""
+    return delivery.state not in (PENDING, DELIVERING) and not delivery.manual

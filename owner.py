@@ -21,7 +21,7 @@ from history import History
 from journal import Journal
 from messages import STATES, Delivery
 from ondemand import OnDemand
-from records import delivery_json
+from history import delivery_json
 from rules import Rules, members, recovery
 from server import Routes, page
 from store import WebhookStore

@@ -23,15 +23,16 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from client import Exchange
 from connections import NextAddress, Pool, Wait
-from endpoints import Endpoint
 from messages import Delivery
 
-BATCH = 128  # attempts begun at once: more would open connections for what the idle ones can take a moment later
-PATIENCE = 0.005  # seconds: what has not been answered by then does not keep the next attempts from being begun
+if TYPE_CHECKING:
+    from delivery import Dispatcher  # which imports this module
+
+BATCH = 128  # attempts begun before the sender looks at what has come: then connections may be idle again
 
 Exchanging = Callable[[Pool, str, Callable[[], bytes], float], Generator[Wait, None, Exchange]]  # as client.exchange
 
@@ -40,7 +41,6 @@ Exchanging = Callable[[Pool, str, Callable[[], bytes], float], Generator[Wait, N
 class InFlight:
     """An attempt under way; `duration` and `outcome` are there when it is over."""
 
-    endpoint: Endpoint
     delivery: Delivery
     generator: Generator[Wait, None, Exchange]
     began: float  # monotonic
@@ -48,47 +48,28 @@ class InFlight:
     outcome: Exchange = field(init=False)
 
 
-class Decisions(Protocol):
-    """What a sender asks of the dispatcher."""
-
-    def turn(self, over: list[InFlight], room: int) -> tuple[list[tuple[Endpoint, Delivery]], float]:
-        """Settle what is over, and say what to attempt now, `room` at the most, and when the next retry will be due.
-
-        With the lock held. Times are those of the senders' clock.
-        """
-
-    def compose(self, endpoint: Endpoint, delivery: Delivery) -> bytes:
-        """The request of an attempt; without the lock."""
-
-    def report(self, error: Exception) -> None:
-        """An error of ours; with the lock or without."""
-
-
 class Sender(threading.Thread):
-    """A thread that makes attempts. `lock` is the dispatcher's; `timeout` is for each attempt, in seconds."""
+    """A thread that makes attempts, and asks the dispatcher which. `timeout` is for each attempt, in seconds."""
 
     def __init__(
         self,
-        decisions: Decisions,
-        lock: threading.Condition,
+        dispatcher: Dispatcher,
         pool: Pool,
         exchanging: Exchanging,
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name="sender", daemon=True)
-        self._decisions, self._lock, self.pool, self._exchanging = decisions, lock, pool, exchanging
+        self._dispatcher, self.pool, self._exchanging = dispatcher, pool, exchanging
         self._timeout, self._clock = timeout, clock
-        self._bell = Bell(pool.selector)  # its `asleep` is guarded by the lock
+        self._bell = Bell(pool.selector)
         self._under_way: dict[InFlight, float] = {}  # their deadlines, in order, as all of them are equally far
         self._over: list[InFlight] = []
         self._until = math.inf  # after `stop`, when to end, even if something is under way
 
     def wake(self) -> None:
-        """Tell of new work, or of another time; with the lock held."""
-        if self._bell.asleep:
-            self._bell.asleep = False
-            self._bell.ring()
+        """Tell of new work, or of another time."""
+        self._bell.ring()
 
     def stop(self, seconds: float) -> None:
         """Begin no more attempts, and end when none is under way, after `seconds` at the latest."""
@@ -102,9 +83,9 @@ class Sender(threading.Thread):
                 until = self._begin()
                 self._wait(until)
             except Exception as error:  # a bug must not end all sending
-                self._decisions.report(error)
-        with self._lock:
-            self._decisions.turn(self._over, 0)
+                self._dispatcher.report(error)
+        with self._dispatcher.changed:
+            self._dispatcher.turn(self._over, 0)
         for attempt in self._under_way:
             attempt.generator.close()
         self.pool.close_idle(0.0)
@@ -114,25 +95,17 @@ class Sender(threading.Thread):
     def _begin(self) -> float:
         """Begin what is next. Returns until when there is nothing else to begin."""
         over, self._over = self._over, []
-        room = self._free() if self._until == math.inf else 0
-        with self._lock:
-            claimed, due = self._decisions.turn(over, room)
-            is_full = len(claimed) == room
-            self._bell.asleep = not is_full
-            until = self._clock() + PATIENCE if is_full else due
-        for endpoint, delivery in claimed:
-            compose, began = functools.partial(self._decisions.compose, endpoint, delivery), self._clock()
-            generator = self._exchanging(self.pool, endpoint.url, compose, began + self._timeout)
-            attempt = InFlight(endpoint, delivery, generator, began)
+        room = BATCH if self._until == math.inf else 0
+        with self._dispatcher.changed:
+            claimed, due = self._dispatcher.turn(over, room)
+        for delivery in claimed:
+            compose, began = functools.partial(self._dispatcher.compose, delivery), self._clock()
+            generator = self._exchanging(self.pool, delivery.url, compose, began + self._timeout)
+            attempt = InFlight(delivery, generator, began)
             self._under_way[attempt] = began + self._timeout
             self._resume(attempt)
-        return self._clock() if self._over else min(until, self._until)  # it may be over without having waited
-
-    def _free(self) -> int:
-        """How many attempts to begin now: none until half of a batch has been answered, or has had its time."""
-        old = self._clock() + self._timeout - PATIENCE  # the deadline of what has just had its time
-        young = sum(1 for _ in itertools.takewhile(old.__lt__, reversed(self._under_way.values())))  # newest first
-        return BATCH - young if young <= BATCH // 2 else 0
+        more = 0 < room == len(claimed) or self._over  # an attempt may be over without having waited
+        return self._clock() if more else min(due, self._until)
 
     def _wait(self, until: float) -> None:
         """Wait for sockets, names and deadlines, and resume what they belong to."""
@@ -163,7 +136,7 @@ class Sender(threading.Thread):
         except StopIteration as end:
             attempt.outcome = end.value
         except Exception as problem:  # an error of ours is one failed attempt, and nothing else
-            self._decisions.report(problem)
+            self._dispatcher.report(problem)
             attempt.outcome = Exchange(b"", b"", 0, 0, b"", f"an error on our side: {problem!r}")
         else:
             if isinstance(wait, Future):
@@ -183,7 +156,6 @@ class Bell:
         self._inside, self._outside = socket.socketpair()
         self._inside.setblocking(False)
         self._outside.setblocking(False)
-        self.asleep = False  # whether new work has to ring
         self.resolved: deque[InFlight] = deque()  # attempts whose names were resolved
         selector.register(self._inside, selectors.EVENT_READ, None)
 

@@ -26,7 +26,7 @@ Permit = Callable[[str | None], None]  # gets the secret that protects what woul
 
 
 class _Snapshot:
-    """All webhooks and secrets at one moment. It changes while it is staged; after that only `text`, a cache."""
+    """All webhooks and secrets at one moment. It changes only while it is staged, but for `text`, a cache."""
 
     def __init__(self, lines: dict[str, dict[str, bytes]], secrets: dict[str, Secret], text: bytearray) -> None:
         self.lines = lines  # of webhooks.json, by event type and URL
@@ -108,7 +108,7 @@ class WebhookStore:
         self._secrets_path = self.path.with_suffix(".secrets.json")
         self._fsync, self._clock = fsync, clock
         self._changes: GroupCommit[Change, int] = GroupCommit(self._write)
-        self._stale: set[Path] = set()  # the files in which a failed change has left something
+        self._stale: set[Path] = set()  # files that a failed change may have left with another content
         with opening(self.path.parent, "cannot be made a folder"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with opening(self.path):
@@ -197,7 +197,6 @@ class WebhookStore:
 
     def _write(self, group: list[Change]) -> list[int | Exception]:
         """Stage a group of changes, write the files, swap the snapshot."""
-        self._put_back()
         staged, outcomes = self._snapshot.copy(), list[int | Exception]()
         for change in group:
             try:
@@ -208,7 +207,7 @@ class WebhookStore:
             self._write_files(staged, changed=any(isinstance(count, int) and count for count in outcomes))
         except OSError as error:
             with contextlib.suppress(OSError):
-                self._put_back()
+                self._write_files(self._snapshot, changed=False)
             if self._stale:
                 raise StoreError(f"{error.strerror}: the change may have been stored, try again later") from None
             raise
@@ -216,7 +215,7 @@ class WebhookStore:
         return outcomes
 
     def _write_files(self, new: _Snapshot, changed: bool) -> None:
-        """Write what differs, so that a crash in between leaves no entry without its secret, or with another's.
+        """Write what differs or is stale. A crash in between leaves no entry without its secret, or with another's.
 
         1. the secrets of the old and of the new entries together; 2. the entries; 3. the secrets of the new ones alone.
         To register with a secret takes 1 and 2, to unregister the last event takes 2 and 3.
@@ -225,20 +224,12 @@ class WebhookStore:
         between = old
         if wanted != old:
             between = {url: old[url] for url in old if self.has(url)} | wanted
-        if between != old:
+        if between != old or self._secrets_path in self._stale:
             self._write_secrets(between)
-        if changed:
+        if changed or self.path in self._stale:
             self._write_webhooks(new)
         if wanted != between:
             self._write_secrets(wanted)
-        self._stale.clear()
-
-    def _put_back(self) -> None:
-        """Write the snapshot to the files in which a failed change has left something."""
-        if self._secrets_path in self._stale:
-            self._write_secrets(self._snapshot.secrets)
-        if self.path in self._stale:
-            self._write_webhooks(self._snapshot)
         self._stale.clear()
 
     def _write_secrets(self, secrets: dict[str, Secret]) -> None:
@@ -262,6 +253,6 @@ class WebhookStore:
         with contextlib.suppress(OSError), self._changes.turn():
             self._changes.closed = True
             try:
-                self._put_back()
+                self._write_files(self._snapshot, changed=False)
             finally:
                 os.close(self._lock)

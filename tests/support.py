@@ -31,12 +31,11 @@ from client import Exchange  # noqa: E402
 from client import exchange as run_exchange  # noqa: E402
 from connections import KEPT_OPEN, NextAddress, Pool, Resolver, Wait  # noqa: E402
 from delivery import Dispatcher  # noqa: E402
-from endpoints import Endpoint  # noqa: E402
 from exposee import EVENT_TYPES, REFUSALS, Exposee  # noqa: E402
+from history import delivery_json  # noqa: E402
 from journal import Journal  # noqa: E402
 from messages import DELIVERING, Delivery, Message, body_of  # noqa: E402
 from ondemand import OnDemand  # noqa: E402
-from records import delivery_json  # noqa: E402
 from rules import Rules  # noqa: E402
 from sender import InFlight  # noqa: E402
 from server import Server  # noqa: E402
@@ -388,7 +387,7 @@ class _CountingDispatcher(Dispatcher):
 
     turns = 0
 
-    def turn(self, over: list[InFlight], room: int) -> tuple[list[tuple[Endpoint, Delivery]], float]:
+    def turn(self, over: list[InFlight], room: int) -> tuple[list[Delivery], float]:
         result = super().turn(over, room)
         self.turns += 1
         return result

@@ -32,6 +32,8 @@ from support import (
     request,
 )
 
+from journal import MARK
+
 
 def write_store(folder: Path, *urls: str) -> None:
     """The webhooks, as somebody edits them by hand."""
@@ -507,7 +509,7 @@ def test_a_broken_line_in_the_middle_stops_the_start(tmp_path: Path, broken: byt
     """It is one line on the terminal that names file and line, and the file is left to whoever mends it."""
     url = "http://127.0.0.1:1/"
     write_store(tmp_path, url)
-    content = record(1, url) + broken + record(2, url)
+    content = record(1, url) + broken + record(2, url) + MARK
     (tmp_path / JOURNAL).write_bytes(content)
     with Program("exposee.py", "--port", "0", cwd=tmp_path) as exposee:
         assert exposee.wait() == 2

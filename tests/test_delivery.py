@@ -21,6 +21,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from ssl import PROTOCOL_TLS_SERVER, SSLContext, SSLError
@@ -49,9 +50,10 @@ import delivery as dispatching
 import endpoints
 import housekeeper
 from durable import StoreError
+from endpoints import JITTER, MAX_RETRY_AFTER, RETRY_SCHEDULE
+from history import delivery_json
+from journal import delivery_record
 from messages import CANCELLED, DELIVERED, DELIVERING, FAILED, PENDING, RETRYING, Delivery, Full, NotPossible
-from records import delivery_json, delivery_record
-from retries import JITTER, MAX_RETRY_AFTER, RETRY_SCHEDULE
 
 URL, SECOND = "http://a.test/hook", "http://b.test/hook"
 SECRET = "whsec_" + base64.b64encode(bytes(range(24))).decode()
@@ -848,7 +850,7 @@ def test_the_last_of_many_records_counts_and_a_start_is_quick(tmp_path: Path) ->
         record = delivery_record(delivery)
         delivery.count = 10_031
         last = delivery_record(delivery)
-        redelivered = delivery_record(delivery, PENDING, manual=True)
+        redelivered = delivery_record(replace(delivery, state=PENDING, manual=True))
         delivery.count = 31
         desk.stop()
         with desk.journal.path.open("ab") as file:
@@ -1021,7 +1023,7 @@ def test_a_redelivery_survives_a_restart(
 def test_two_who_ask_for_the_same_redelivery_at_once_leave_right_counts(desk: Desk) -> None:
     """Both may have been told 202: one attempt is made, and the journal's two records count as one."""
     delivery = desk.settled(desk.trigger())
-    record = delivery_record(delivery, PENDING, manual=True)
+    record = delivery_record(replace(delivery, state=PENDING, manual=True))
     for _ in range(2):
         desk.journal.commit(record, lambda: None)
     desk.restart()

@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import math
 import random
+import time
 from pathlib import Path
 
 import pytest
-from support import EVENT, OTHER, Blocking, Desk, eventually, exchange, held
+from support import EVENT, OTHER, Blocking, Desk, each, eventually, exchange, held
 
 import endpoints as module
-from endpoints import PROMPT, WINDOW, Endpoint, Endpoints
+from endpoints import JITTER, MAX_RETRY_AFTER, PROMPT, RETRY_SCHEDULE, WINDOW
+from endpoints import Endpoint, Endpoints, Schedule, retry_after
 from messages import DELIVERED, DELIVERING, FAILED, PENDING, Delivery, Message
 
 URL = "http://a.test/hook"
@@ -26,7 +28,7 @@ def taken(endpoints: Endpoints) -> list[Delivery]:
     """All that may begin now."""
     found = []
     while it := endpoints.take():
-        found.append(it[1])
+        found.append(it)
     return found
 
 
@@ -34,7 +36,7 @@ def prove(endpoints: Endpoints, url: str) -> None:
     """Let an endpoint have a prompt success behind it."""
     endpoints.add(*deliveries(1, url))
     while it := endpoints.take():
-        endpoints.finish(*it, True, 0.001)
+        endpoints.finish(it, True, 0.001)
 
 
 # --- windows --------------------------------------------------------------------------------------------------------
@@ -48,7 +50,7 @@ def test_a_window_opens_with_success_and_closes_with_a_failure() -> None:
     assert len(taken(endpoints)) == 1, "a receiver that has just started is not met with a flood"
 
     def finish(success: bool) -> None:
-        endpoints.finish(endpoint, next(iter(endpoint.under_way)), success, 0.1)
+        endpoints.finish(next(iter(endpoint.under_way)), success, 0.1)
 
     for window in (2, 4, 8, WINDOW, WINDOW):
         finish(True)
@@ -140,7 +142,7 @@ def test_a_prompt_success_is_a_proof_and_the_last_attempt_counts(success: bool, 
     endpoints.add(*deliveries(1))
     it = endpoints.take()
     assert it
-    endpoints.finish(*it, success, seconds)
+    endpoints.finish(it, success, seconds)
     fill(endpoints, "hangs", 50)
     begun = len(taken(endpoints))
     endpoints.add(*deliveries(1))
@@ -157,7 +159,7 @@ def test_a_ping_proves_its_url_or_the_opposite(success: bool) -> None:
     endpoints.add(*deliveries(1), urgent=True)
     urgent = endpoints.take()
     assert urgent
-    endpoints.finish(*urgent, success, 0.0)
+    endpoints.finish(urgent, success, 0.0)
     fill(endpoints, "hangs", 50)
     taken(endpoints)
     endpoints.add(*deliveries(1))
@@ -174,7 +176,7 @@ def test_everything_has_its_turn_with_hardly_any_descriptors(limit: int) -> None
     while it := endpoints.take():
         count += 1
         assert endpoints.under_way <= limit
-        endpoints.finish(*it, bool(count % 2), 0.0)
+        endpoints.finish(it, bool(count % 2), 0.0)
     assert count == 18 and endpoints.under_way == 0
 
 
@@ -190,8 +192,8 @@ def test_endpoints_take_turns_however_much_waits_for_one() -> None:
     for _ in range(25):
         it = endpoints.take()
         assert it
-        order.append(it[1].url)
-        endpoints.finish(*it, True, 0.0)
+        order.append(it.url)
+        endpoints.finish(it, True, 0.0)
     assert len(set(order)) == 11, "some of the others are still waiting"
 
 
@@ -205,7 +207,7 @@ def test_pings_take_turns_with_what_waits(urgent: int) -> None:
         endpoints.add(*deliveries(1, f"http://pinged-{number}.test/"), urgent=True)
     fill(endpoints, "proven", 5)
     found = [endpoints.take() for _ in range(10)]
-    names = {it[1].url for it in found if it}
+    names = {it.url for it in found if it}
     assert sum("proven" in name for name in names) >= 3
 
 
@@ -216,8 +218,8 @@ def test_retries_are_due_in_order_over_all_endpoints() -> None:
     endpoints, chance = Endpoints(10), random.Random(1)
     assert endpoints.due() == math.inf
     times = [float(chance.randrange(50)) for _ in range(300)]
-    for number, time in enumerate(times):
-        endpoints.postpone(deliveries(1, f"http://{number % 7}.test/")[0], time)
+    for number, due in enumerate(times):
+        endpoints.postpone(deliveries(1, f"http://{number % 7}.test/")[0], due)
     found = []
     while endpoints.due() < math.inf:
         found.append(endpoints.due())
@@ -241,7 +243,7 @@ def test_what_is_withdrawn_is_neither_due_nor_taken_nor_counted() -> None:
     endpoints.withdraw(URL, {waiting[2], retrying[2]})
     assert endpoint.size == 0 and endpoint.planned() == []
     assert endpoints.due() == math.inf
-    endpoints.finish(endpoint, waiting[1], True, 0.0)
+    endpoints.finish(waiting[1], True, 0.0)
     assert taken(endpoints) == []
 
 
@@ -310,3 +312,113 @@ def _unregister_with_attempts_under_way(desk: Desk, url: str, blocking: Blocking
 
 def test_shares_add_up() -> None:
     assert max(module.SHARES) == 1.0 and list(module.SHARES) == sorted(module.SHARES, reverse=True)
+
+
+# --- the schedule ---------------------------------------------------------------------------------------------------
+
+NOW = 784_111_777.0  # Sun, 06 Nov 1994 08:49:37 GMT
+DATES: list[tuple[str, float]] = [
+    ("Sun, 06 Nov 1994 08:50:37 GMT", 60),
+    ("Sunday, 06-Nov-94 08:50:37 GMT", 60),
+    ("Sun Nov  6 08:50:37 1994", 60),
+    ("Sun, 06 Nov 1994 08:48:37 GMT", 0),
+    ("Sun, 06 Nov 1994 09:50:37 +0100", 60),
+    ("Sun, 99 Nov 99999999999 99:99:99 GMT", 0),
+    ("Mon, 01 Jan 0001 00:00:00 +9999", 0),
+    ("Fri, 31 Dec 9999 23:59:59 -2359", 252_618_275_362),
+    (",", 0),
+    ("0 0 0", 0),
+]
+FIELDS: list[tuple[bytes, float]] = [
+    (b"Retry-After: 120", 120),
+    (b"Retry-After: 0000000000120", 120),
+    (b"Retry-After: " + b"0" * 5_000 + b"7", 7),
+    (b"retry-after:\t3 ", 3),
+    (b"Retry-After:\r\n 5", 5),
+    (b"Retry-After: 0", 0),
+    (b"Retry-After: 000", 0),
+    (b"Retry-After: 4\r\nRetry-After: 9", 4),
+    (b"Retry-After: -5", 0),
+    (b"Retry-After: 1.5", 0),
+    (b"Retry-After: 1e9", 0),
+    (b"Retry-After: 1_0", 0),
+    (b"Retry-After: soon", 0),
+    (b"Retry-After: \xb2\xff", 0),
+    (b"Retry-After:", 0),
+    (b"Retry-After-Original: 5", 0),
+    (b"X-Retry-After: 5", 0),
+    (b"X: Retry-After: 5", 0),
+    (b"X: y\r\n Retry-After: 5", 0),
+    *((b"Retry-After: " + date.encode(), seconds) for date, seconds in DATES),
+]
+
+
+def head(field: bytes) -> bytes:
+    return b"HTTP/1.1 503 Busy\r\n" + field + b"\r\nX: y\r\n"
+
+
+@pytest.mark.parametrize("field, seconds", FIELDS)
+def test_retry_after_is_seconds_or_a_date(field: bytes, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert retry_after(head(field), NOW) == seconds
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_without_a_head_nothing_was_asked_for() -> None:
+    assert retry_after(b"", NOW) == 0.0
+
+
+def test_an_absurd_retry_after_is_a_long_time() -> None:
+    assert retry_after(head(b"Retry-After: " + b"9" * 5_000), NOW) > 1e9
+
+
+@each(
+    "value",
+    [
+        b"x" + b" " * 60_000 + b"x",
+        b" " * 30_000 + b"\r x",
+        b" \t" * 30_000,
+        b"\r\n " * 20_000 + b"x",
+        b"0" * 60_000 + b"x",
+    ],
+)
+def test_a_hostile_retry_after_costs_no_time(value: bytes) -> None:
+    began = time.process_time()
+    assert retry_after(head(b"Retry-After:" + value), 0.0) == 0.0
+    assert time.process_time() - began < 0.5
+
+
+def schedule(chance: float = 0.5, now: float = NOW) -> Schedule:
+    return Schedule(RETRY_SCHEDULE, lambda: chance, lambda: now, lambda: 0.0)
+
+
+def test_the_delays_are_those_of_the_schedule() -> None:
+    delays = [schedule().delay(tries, b"") for tries in range(len(RETRY_SCHEDULE))]
+    assert delays == [pytest.approx(delay) for delay in (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)]
+
+
+@each("chance, factor", [(0.0, 1 - JITTER), (1.0, 1 + JITTER)])
+def test_each_delay_is_a_little_shorter_or_longer(chance: float, factor: float) -> None:
+    for tries, delay in enumerate(RETRY_SCHEDULE):
+        assert schedule(chance).delay(tries, b"") == pytest.approx(delay * factor)
+
+
+@each("asked, delay", [(b"60", 60), (b"1", 5), (b"0", 5), (b"9" * 20, MAX_RETRY_AFTER)])
+def test_a_receiver_may_postpone_the_next_attempt_but_not_for_ever(asked: bytes, delay: float) -> None:
+    assert schedule().delay(0, head(b"Retry-After: " + asked)) == pytest.approx(delay)
+
+
+@each(
+    "due, left",
+    [(NOW + 60, 60.0), (NOW - 60, 0.0), (NOW, 0.0), (0.0, 0.0), (NOW + 31_536_000, MAX_RETRY_AFTER * (1 + JITTER))],
+)
+def test_a_retry_that_was_planned_under_a_wrong_clock_is_not_a_year_away(due: float, left: float) -> None:
+    assert schedule().left(due) == pytest.approx(left)
+
+
+def test_a_schedule_without_retries_knows_how_long_a_planned_one_may_take() -> None:
+    assert Schedule((), lambda: 0.5, lambda: NOW, lambda: 0.0).left(NOW + 1e9) == MAX_RETRY_AFTER

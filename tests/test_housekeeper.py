@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import JOURNAL, SECONDS
+from support import SECONDS, Desk
 
 import housekeeper
 from housekeeper import Housekeeper
-from journal import Journal
-from store import WebhookStore
 
 Make = Callable[[Callable[[], bool]], Housekeeper]
 
@@ -27,17 +25,14 @@ def lines() -> queue.Queue[str]:
 @pytest.fixture
 def make(tmp_path: Path, lines: queue.Queue[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Makes a housekeeper that runs, with this work."""
-    store, journal = WebhookStore(tmp_path / "webhooks.json"), Journal(tmp_path / JOURNAL)
-
     def start(work: Callable[[], bool]) -> Housekeeper:
-        keeper = Housekeeper(store, journal, threading.Condition(), lambda url: 0, lambda: [], lines.put)
+        keeper = Housekeeper(desk.dispatcher)
         monkeypatch.setattr(keeper, "work", work)
         keeper.start()
         return keeper
 
-    yield start
-    journal.close()
-    store.close()
+    with Desk(tmp_path, log=lines.put) as desk:
+        yield start
 
 
 def test_it_pauses_after_the_disk_has_refused(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

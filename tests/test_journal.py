@@ -13,16 +13,20 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from disks import Disk, full, together
-from support import SECONDS, held, no_sync
+from support import EVENT, SECONDS, Desk, a_delivery, exchange, held, no_sync
 
 import durable
 import journal as journal_module
 from durable import StoreError
-from journal import Journal
+from history import attempt_json
+from journal import MARK, Journal, delivery_record, message_record, restore
+from messages import STATES, Attempt, Message, body_of
 
 
 def record(number: int, size: int = 0) -> bytes:
@@ -42,7 +46,6 @@ def numbers(path: Path) -> list[int]:
 @pytest.fixture
 def journal(tmp_path: Path, disk: Disk) -> Iterator[Journal]:
     it = Journal(tmp_path / "deliveries.jsonl", disk)
-    it.flush()  # syncs the name
     yield it
     disk.mend()
     disk.gate.set()
@@ -55,7 +58,7 @@ def grown(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> Journal:
     monkeypatch.setattr(journal_module, "COMPACT_BYTES", 1_000)
     for number in range(100):
         journal.note(number, record(number))
-    journal.flush()
+    journal.commit(b"")
     return journal
 
 
@@ -65,7 +68,7 @@ def test_records_are_read_in_the_order_they_were_written(journal: Journal) -> No
         journal.commit(record(number))
     assert list(journal.read()) == [{"number": number} for number in range(5)]
     lines = journal.path.read_bytes().splitlines(keepends=True)
-    assert b"".join(line for line in lines if b"synced" not in line) == b"".join(map(record, range(5)))
+    assert lines == [line for number in range(5) for line in (MARK, record(number))]
 
 
 def test_a_commit_waits_for_the_disk(journal: Journal, disk: Disk) -> None:
@@ -79,7 +82,7 @@ def test_a_commit_waits_for_the_disk(journal: Journal, disk: Disk) -> None:
     thread = threading.Thread(target=commit)
     thread.start()
     assert disk.asked.wait(SECONDS)
-    assert journal.path.read_bytes() == record(1)
+    assert journal.path.read_bytes() == MARK + record(1)
     assert not accepted.wait(0.1) and not returned.is_set()
     disk.gate.set()
     assert returned.wait(SECONDS) and accepted.is_set()
@@ -100,17 +103,14 @@ def test_notes_go_with_the_next_commit_and_wait_for_no_disk(journal: Journal, di
     before = disk.count
     journal.note(1, record(1))
     journal.note(2, record(2))
-    assert numbers(journal.path) == []
-    journal.flush()
-    assert numbers(journal.path) == [1, 2] and disk.count == before
-    journal.note(3, record(3))
-    journal.commit(record(4))
-    assert numbers(journal.path) == [1, 2, 3, 4] and disk.count == before + 1
+    assert numbers(journal.path) == [] and disk.count == before
+    journal.commit(record(3))
+    assert numbers(journal.path) == [1, 2, 3] and disk.count == before + 1
 
 
 def test_a_name_is_synced_before_anybody_is_told_that_a_record_is_in_the_file(tmp_path: Path, disk: Disk) -> None:
-    journal = Journal(tmp_path / "deliveries.jsonl", disk)
     before = disk.count
+    journal = Journal(tmp_path / "deliveries.jsonl", disk)
     journal.commit(record(0))
     assert disk.count == before + 2
     journal.close()
@@ -140,10 +140,9 @@ def test_a_torn_last_line_is_dropped_with_one_warning(tail: bytes, tmp_path: Pat
     journal = Journal(path, no_sync)
     assert [it["number"] for it in journal.read()] == [1, 2]
     assert journal.warning and journal.warning.startswith(f"{path}, line 3: ")
-    assert journal.flush() and path.read_bytes() == record(1) + record(2)
     journal.commit(record(4))
     journal.close()
-    assert numbers(path) == [1, 2, 4]
+    assert path.read_bytes() == record(1) + record(2) + MARK + record(4)
 
 
 BROKEN = [b"nonsense\n", b"[]\n", b"1\n", b"\n", b'{"a"\n', b"\xff\n", b"[" * 99_999 + b"\n", bytes(5_000) + record(8)]
@@ -154,17 +153,15 @@ BROKEN = [b"nonsense\n", b"[]\n", b"1\n", b"\n", b'{"a"\n', b"\xff\n", b"[" * 99
 def test_from_a_broken_line_on_that_was_not_synced_all_is_dropped(broken: bytes, later: bytes, tmp_path: Path) -> None:
     """A power loss may keep a later page and lose an earlier one; nobody has been told of either."""
     path = tmp_path / "deliveries.jsonl"
-    synced = record(1) + record(2)
-    good = synced + b'{"synced": %d}\n' % len(record(1)) + b'{"synced": %d}\n' % len(synced) + record(4)
+    good = record(1) + MARK + record(2) + MARK + record(4)
     path.write_bytes(good + broken + later)
     journal = Journal(path, no_sync)
     assert [it["number"] for it in journal.read()] == [1, 2, 4]
     assert journal.warning and f"{path}, line 6: " in journal.warning
     assert f"{len(broken + later):,} bytes" in journal.warning and "\n" not in journal.warning
-    assert journal.flush() and path.read_bytes() == good
     journal.commit(record(5))
     journal.close()
-    assert numbers(path) == [1, 2, 4, 5]
+    assert path.read_bytes() == good + MARK + record(5)
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=range(len(BROKEN)))
@@ -173,8 +170,7 @@ def test_a_broken_line_that_was_synced_stops_the_start_and_is_left_alone(
     broken: bytes, torn: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / "deliveries.jsonl"
-    before = record(1) + broken
-    path.write_bytes(data := before + record(2) + b'{"synced": %d}\n' % len(before) + record(3) + torn)
+    path.write_bytes(data := record(1) + broken + record(2) + MARK + record(3) + torn)
     journal = Journal(path, no_sync)
     with pytest.raises(StoreError, match=re.escape(f"{path}, line 2: ")):
         list(journal.read())
@@ -182,48 +178,38 @@ def test_a_broken_line_that_was_synced_stops_the_start_and_is_left_alone(
     assert path.read_bytes() == data
 
 
-def test_a_line_that_was_broken_by_hand_stops_the_start_also_without_a_mark(tmp_path: Path) -> None:
-    """A journal that was just compacted has no {"synced": N} yet: from the edit on all would be dropped."""
-    path = tmp_path / "deliveries.jsonl"
-    path.write_bytes(data := record(1) + b'{"number": two}\n' + record(3))
-    journal = Journal(path, no_sync)
+def test_a_line_that_was_broken_by_hand_stops_the_start_also_after_a_compaction(grown: Journal) -> None:
+    grown.compact(lambda: map(record, range(3)))
+    grown.close()
+    grown.path.write_bytes(data := grown.path.read_bytes().replace(b"1", b"one"))
+    journal = Journal(grown.path, no_sync)
     with pytest.raises(StoreError, match="line 2: "):
         list(journal.read())
     journal.close()
-    assert path.read_bytes() == data
+    assert grown.path.read_bytes() == data
 
 
-def test_what_was_committed_is_marked_as_synced_and_notes_are_not(tmp_path: Path) -> None:
+def test_a_power_loss_costs_the_last_write_only_and_other_damage_is_told(tmp_path: Path) -> None:
     """After a power loss any page of what was not synced may be NULs: the start goes on with what was."""
     path = tmp_path / "deliveries.jsonl"
     journal = Journal(path, no_sync)
     journal.commit(record(1))
-    first = path.stat().st_size
-    journal.note(2, record(2))
-    assert journal.flush()  # which syncs nothing
-    journal.commit(record(3))
     synced = path.stat().st_size
-    assert re.findall(rb'"synced": (\d+)', path.read_bytes()) == [b"%d" % first]
-    journal.note(4, record(4))
-    assert journal.flush()
+    journal.note(2, record(2))
+    journal.commit(record(3))
+    journal.close()
     whole = path.read_bytes()
-    os.close(journal._file)  # killed
-    for start in range(first, len(whole), 5):
-        path.write_bytes(whole[:start] + bytes(5) + whole[start + 5 :])
+    for start in range(0, len(whole) - 5, 5):
+        path.write_bytes(data := whole[:start] + bytes(5) + whole[start + 5 :])
         again = Journal(path, no_sync)
-        found = [it["number"] for it in again.read()]
-        assert found == [1, 2, 3, 4][: len(found)] and again.warning
+        if start + 5 <= synced:
+            with pytest.raises(StoreError):
+                list(again.read())
+        elif start >= synced:
+            found = [it["number"] for it in again.read()]
+            assert found == [1, 2, 3][: len(found)] and again.warning
         again.close()
-    for start in range(0, synced, 5):
-        path.write_bytes(data := whole + b'{"synced": %d}\n' % synced)
-        with open(path, "r+b") as file:
-            file.seek(start)
-            file.write(bytes(5))
-        again = Journal(path, no_sync)
-        with pytest.raises(StoreError):
-            list(again.read())
-        again.close()
-        assert path.stat().st_size == len(data)
+        assert path.read_bytes() == data
 
 
 def test_a_record_knows_its_line(tmp_path: Path) -> None:
@@ -231,7 +217,7 @@ def test_a_record_knows_its_line(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "deliveries.jsonl", no_sync)
     for number in range(3):
         journal.commit(record(number))
-    assert [(journal.line, it["number"]) for it in journal.read()] == [(1, 0), (3, 1), (5, 2)]
+    assert [(journal.line, it["number"]) for it in journal.read()] == [(2, 0), (4, 1), (6, 2)]
     journal.close()
 
 
@@ -253,20 +239,20 @@ def test_a_journal_has_one_owner_even_without_a_file_of_its_lock(compacted: bool
 def test_a_later_note_takes_the_place_of_one_that_waits(journal: Journal) -> None:
     for number in range(1_000):
         journal.note(number % 3, record(number))
-    assert journal.flush() and numbers(journal.path) == [999, 997, 998]
+    journal.commit(b"")
+    assert numbers(journal.path) == [999, 997, 998]
     journal.note(0, record(1_000))
-    assert journal.flush() and numbers(journal.path) == [999, 997, 998, 1_000]
+    journal.commit(b"")
+    assert numbers(journal.path) == [999, 997, 998, 1_000]
 
 
 def test_a_commit_of_nothing_makes_the_notes_durable(journal: Journal, disk: Disk) -> None:
-    journal.note(1, record(1))
-    assert journal.flush()
     before = disk.count
+    journal.note(1, record(1))
     journal.commit(b"")
-    assert disk.count == before + 1
-    journal.note(2, record(2))
+    assert disk.count == before + 1 and numbers(journal.path) == [1]
     journal.commit(b"")
-    assert disk.count == before + 2 and numbers(journal.path) == [1, 2]
+    assert disk.count == before + 1, "there was nothing to write"
 
 
 def test_notes_are_kept_while_the_disk_refuses_them(
@@ -280,14 +266,16 @@ def test_notes_are_kept_while_the_disk_refuses_them(
     journal.note("b", record(2))
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", write)
-        assert not journal.flush()
+        with pytest.raises(StoreError):
+            journal.commit(b"")
     journal.note("a", record(3))
     disk.fail()
     with pytest.raises(StoreError, match="nothing was stored"):
         journal.commit(record(4))
     disk.mend()
     assert numbers(journal.path) == []
-    assert journal.flush() and numbers(journal.path) == [3, 5]
+    journal.commit(b"")
+    assert numbers(journal.path) == [3, 5]
 
 
 def test_no_order_of_locks_is_turned_around(journal: Journal) -> None:
@@ -303,7 +291,7 @@ def test_no_order_of_locks_is_turned_around(journal: Journal) -> None:
         with lock:
             journal.note("noted", record(2))
 
-    calls = [lambda: journal.commit(record(3), accepted), note, journal.flush, lambda: journal.compact(list)]
+    calls = [lambda: journal.commit(record(3), accepted), note, lambda: journal.compact(list)]
     with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(call) for _ in range(100) for call in calls]
         for future in futures:
@@ -330,8 +318,14 @@ def test_a_commit_that_fails_leaves_nothing_behind(journal: Journal, disk: Disk)
 def torn(journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Record 0 is written, record 1 is refused, and what there is of it cannot be cut off inside of this."""
     journal.commit(record(0))
-    with monkeypatch.context() as patch:
+    truncate = os.truncate
+
+    def truncate_once(*arguments: int) -> None:
+        truncate(*arguments)
         patch.setattr(os, "truncate", full)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "truncate", truncate_once)
         disk.fail()
         with pytest.raises(StoreError, match="No space left on device: .* may have been stored"):
             journal.commit(record(1))
@@ -339,18 +333,12 @@ def torn(journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield
 
 
-@pytest.mark.parametrize("after", ["flush", "close", "commit"])
 def test_what_could_not_be_cut_off_at_once_is_cut_off_later(
-    after: str, journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
+    journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with torn(journal, disk, monkeypatch):
-        assert b"1" in journal.path.read_bytes() and not journal.flush()
-    if after == "commit":
-        journal.commit(record(2))
-    else:
-        getattr(journal, after)()
-        assert numbers(journal.path) == [0]
-        return
+        assert b"1" in journal.path.read_bytes()
+    journal.commit(record(2))
     assert numbers(journal.path) == [0, 2]
 
 
@@ -377,7 +365,8 @@ def test_a_disk_that_is_really_full_tears_no_line(small_disk: Path) -> None:
     for number in range(2_000, 2_010):
         journal.note(number, record(number, 1_000))
         noted.append(number)
-        journal.flush()
+        with contextlib.suppress(StoreError):
+            journal.commit(b"")
     assert numbers(path)[: len(accepted)] == accepted
     with pytest.raises(StoreError):
         journal.commit(record(3_000, 1_000))
@@ -398,9 +387,8 @@ def test_a_journal_that_has_grown_is_replaced(grown: Journal) -> None:
 
     grown.commit(b"")
     grown.compact(records)
-    assert (new := grown.path.read_bytes()) == record(98) + record(99)
+    assert grown.path.read_bytes() == record(98) + record(99) + MARK
     grown.commit(record(101))
-    assert re.findall(rb'"synced": (\d+)', grown.path.read_bytes()) == [b"%d" % len(new)]
     assert numbers(grown.path) == [98, 99, 100, 101]
     assert list(grown.path.parent.glob("*.tmp")) == []
 
@@ -451,7 +439,7 @@ def test_a_new_name_that_could_not_be_synced_is_synced_before_the_next_commit(gr
     """Else a crash could bring back the old file, without what was committed since."""
     disk.fail(lambda number: number == 2)  # the new file is synced, its directory is not
     grown.compact(lambda: map(record, range(50)))
-    assert grown.path.read_bytes() == b"".join(map(record, range(50)))
+    assert grown.path.read_bytes() == b"".join(map(record, range(50))) + MARK
     disk.fail()
     with pytest.raises(StoreError, match="nothing was stored"):
         grown.commit(record(50))
@@ -495,3 +483,94 @@ def test_no_file_is_open_when_it_is_replaced(grown: Journal, tmp_path: Path, mon
     grown.commit(record(100))
     assert replaced == ["another", "deliveries.jsonl"]
     assert numbers(grown.path) == list(range(101))
+
+
+# --- its records ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [None, 'a "quoted"\nline\u2028 and \\ more'])
+def test_records_are_one_line_of_json_each(error: str | None) -> None:
+    delivery = a_delivery()
+    delivery.add(Attempt(1_700_000_000.25, 1e-07, 0 if error else 204, error))
+    delivery.due, delivery.error, delivery.tries = 1_700_000_300.0, error, 1
+    records = [
+        message_record(delivery.message, ["http://example.com/hook", ""]),
+        delivery_record(delivery),
+        delivery_record(replace(delivery, manual=True)),
+    ]
+    for record in records:
+        assert record.endswith(b"\n") and record.count(b"\n") == 1
+    assert json.loads(records[0]) == {
+        "message": delivery.message.id,
+        "event": "payment_received",
+        "time": 1_700_000_000.25,
+        "urls": ["http://example.com/hook", ""],
+        "body": delivery.message.body.decode(),
+    }
+    state = {
+        "delivery": delivery.id,
+        "state": "pending",
+        "due": 1_700_000_300.0,
+        "tries": 1,
+        "count": 1,
+        "attempts": [[1_700_000_000.25, 0.0, 0 if error else 204, error]],
+    }
+    assert json.loads(records[1]) == {**state, **({"error": error} if error else {})}
+    assert json.loads(records[2]) == {**json.loads(records[1]), "manual": True}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("flag", ["", "manual", "confirmed"])
+def test_a_record_restores_the_whole_state(state: str, flag: str) -> None:
+    delivery, again = a_delivery(), a_delivery()
+    for number in range(25):
+        delivery.add(Attempt(1_700_000_000.25 + number, 0.5, 503 + number, "cut" if number % 2 else None))
+    delivery.state, delivery.due, delivery.tries, delivery.error = state, 1_700_000_300.125, 7, 'why "not"'
+    if flag:
+        setattr(delivery, flag, True)
+    restore(again, json.loads(delivery_record(delivery)))
+    assert again.state == ("pending" if state == "delivering" else state), "an attempt does not outlive its process"
+    for name in ("due", "tries", "count", "error", "manual", "confirmed"):
+        assert getattr(again, name) == getattr(delivery, name), name
+    assert list(map(attempt_json, again.attempts)) == list(map(attempt_json, delivery.attempts))
+
+
+def test_a_record_keeps_the_bytes_of_a_body() -> None:
+    """The journal has the bytes of a body as a text: reading it again cannot change them."""
+    body = b'{"event": "e",  "data": [1E2, -0, 1e-400, 9007199254740993.0, "\\u00e9\xc3\xa9"]}'
+    message = Message("msg_1", "e", 1.5, body)
+    assert json.loads(message_record(message, []))["body"].encode() == body
+
+
+@pytest.mark.parametrize("data", [10**300, 0.1 + 0.2, "\u2028\x00\x7f", {"b": 1, "a": {"b": 2}}], ids=ascii)
+def test_the_same_bytes_are_sent_after_a_restart(tmp_path: Path, data: Any) -> None:
+    """The signature covers them, and receivers compare: reading the journal may not change a body."""
+    with Desk(tmp_path, "http://a.test/") as desk:
+        desk.answer = exchange(503)
+        delivery = desk.settled(desk.trigger(data=data))
+        desk.restart()
+        desk.answer = exchange(204)
+        desk.pass_time(10)
+        desk.on_demand.redeliver(desk.settled(delivery, 2))
+        desk.settled(delivery, 3)
+        bodies = [desk.next_sent().body for _ in range(3)]
+    assert len(set(bodies)) == 1 and json.loads(bodies[0]) == {"event": "payment_received", "data": data}
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["99999999999999.99", "9007199254740993.0", "1e-400", "-0", "1E2", "[1e9,1E+9]", '{"b":  "\\u00e9\\/","a":-0.0}'],
+)
+def test_a_spelling_is_the_same_after_a_restart_and_in_a_redelivery(tmp_path: Path, data: str) -> None:
+    with Desk(tmp_path, "http://a.test/") as desk:
+        desk.answer = exchange(503)
+        (delivery,) = desk.dispatcher.trigger(EVENT, body_of(EVENT, data.encode())).deliveries
+        assert delivery is not None
+        desk.settled(delivery)
+        desk.restart()
+        desk.answer = exchange(204)
+        desk.pass_time(10)
+        desk.on_demand.redeliver(desk.settled(delivery, 2))
+        desk.settled(delivery, 3)
+        bodies = {desk.next_sent().body for _ in range(3)}
+    assert bodies == {f'{{"event": "{EVENT}", "data": {data}}}'.encode()}

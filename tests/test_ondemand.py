@@ -11,7 +11,7 @@ from disks import Disk
 from support import EVENT, OTHER, Desk, Listener, Pair, eventually, exchange
 
 import ondemand
-from messages import CANCELLED, DELIVERED, FAILED, RETRYING, Delivery
+from messages import CANCELLED, DELIVERED, FAILED, RETRYING, Delivery, NotPossible
 
 URL, SECOND = "http://a.test/hook", "http://b.test/hook"
 RECOVER = "/deliveries/attempts"
@@ -217,25 +217,15 @@ def test_a_disk_that_refuses_changes_nothing(tmp_path: Path, unwell: Listener, d
         assert pair.call("POST", RECOVER, {"state": "failed"}).json()["deliveries"] == 3
 
 
-def test_a_recovered_one_that_is_redelivered_before_its_turn_has_had_its_attempt(desk: Desk) -> None:
-    failed(desk, 2)
-    desk.answer = exchange(503)
-    assert recover(desk) == 2
-    last = next(it for it in desk.all() if it.due)
-    desk.on_demand.redeliver(last)
-    assert desk.settled(last, 2).state == FAILED
-    desk.pass_time(100_000)
-    assert last.count == 2 and last.state == FAILED
-
-
-def test_that_attempt_is_the_only_one_also_after_a_kill(desk: Desk, tmp_path: Path) -> None:
+def test_one_that_waits_for_its_recovery_cannot_be_redelivered(desk: Desk) -> None:
+    """Its attempt is seconds away, and a second one was not meant."""
     failed(desk, 2)
     assert recover(desk) == 2
     last = next(it for it in desk.all() if it.due)
-    with desk.redelivering(last):
-        killed = desk.copy(tmp_path / "killed")
-    with Desk(killed, answer=exchange(503), time=desk.clock) as later:
-        assert later.settled(last, 2).state == FAILED
+    with pytest.raises(NotPossible, match="is under way or about to be"):
+        desk.on_demand.redeliver(last)
+    desk.pass_time(1)
+    assert desk.settled(last, 2).state == DELIVERED
 
 
 # --- beside others ------------------------------------------------------------------------------------------------

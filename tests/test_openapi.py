@@ -23,7 +23,6 @@ from support import Listener, Pair, eventually, fields
 
 import exposee
 import history
-import keys
 import messages
 import ondemand
 import owner
@@ -32,7 +31,7 @@ import server
 import store
 import wire
 from client import KEPT_RESPONSE
-from retries import RETRY_SCHEDULE
+from endpoints import RETRY_SCHEDULE
 from verifying import faults
 
 PATHS, WEBHOOKS = operations("paths"), operations("webhooks")
@@ -100,7 +99,7 @@ def test_numbers_in_the_text_are_those_of_the_exposee() -> None:
         f"The first {KEPT_RESPONSE:,} bytes of the answer",
         f"{wire.MAX_BODY // 1_048_576} MiB",
         f"over {server.CLIENT_SECONDS:.0f} seconds",
-        f"known for {keys.LIFETIME / 3_600:.0f} hours, and the last {keys.MAX_KEYS:,} of them are",
+        f"known for {history.KEY_SECONDS / 3_600:.0f} hours, and the last {history.MAX_KEYS:,} of them are",
         f"signs for {store.OVERLAP / 3_600:.0f} hours as well",
         f"for {store.OVERLAP / 3_600:.0f} hours after a secret was replaced",
         f"begin at {ondemand.RECOVERED} a second",

@@ -13,8 +13,8 @@ import pytest
 from support import EVENT, OTHER, Desk, eventually, exchange, mostly_slow
 
 from client import Exchange
+from history import delivery_json
 from messages import CANCELLED, DELIVERING, FAILED, OPEN, NotPossible
-from records import delivery_json
 
 URLS, EVENTS = [f"http://{number}.test/" for number in range(4)], [EVENT, OTHER]
 

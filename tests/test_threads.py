@@ -18,9 +18,9 @@ from support import EVENT, OTHER, SECONDS, Listener, Pair, eventually, fields
 
 import receiver
 import server
+from history import delivery_json
 from messages import CANCELLED, DELIVERED, FAILED, NotPossible
 from ondemand import OnDemand
-from records import delivery_json
 from terminal import Printer
 from wire import Request
 
