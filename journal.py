@@ -138,7 +138,8 @@ class Journal:
         if not data:
             return
         try:
-            os.truncate(self._file, self._size)
+            if os.fstat(self._file).st_size != self._size:  # an unfinished write has left something
+                os.truncate(self._file, self._size)
             write_all(self._file, MARK + data)
             self._fsync(self._file)
         except OSError as error:

@@ -156,18 +156,23 @@ class Bell:
         self._inside, self._outside = socket.socketpair()
         self._inside.setblocking(False)
         self._outside.setblocking(False)
+        self._rung = False  # once is enough until it is heard: a byte for each trigger makes them a tenth slower
         self.resolved: deque[InFlight] = deque()  # attempts whose names were resolved
         selector.register(self._inside, selectors.EVENT_READ, None)
 
     def ring(self, attempt: InFlight | None = None) -> None:
         if attempt is not None:
             self.resolved.append(attempt)
-        with contextlib.suppress(OSError):  # it is full: it has rung. It is closed: there is nobody to wake
-            self._outside.send(b"!")
+        if not self._rung:
+            self._rung = True
+            with contextlib.suppress(OSError):  # it is closed: there is nobody to wake
+                self._outside.send(b"!")
 
     def hear(self) -> None:
+        """To be called before looking for what it was rung for."""
         with contextlib.suppress(BlockingIOError):
             self._inside.recv(4_096)
+        self._rung = False
 
     def close(self) -> None:
         self._inside.close()

@@ -8,11 +8,13 @@ and close. Connections and threads are server.py's business. Left out on purpose
 from __future__ import annotations
 
 import email.utils
+import functools
 import http
 import io
 import json
 import re
 import socket
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -117,14 +119,14 @@ class Answer:
         self.after, self.takeover = after, takeover
         self.stream: Any = body if isinstance(body, Iterator) else None
         plain = b"" if body is None or self.stream else body
-        self.body: bytes = plain if isinstance(plain, bytes) else json.dumps(plain, ensure_ascii=False).encode() + b"\n"
+        self.body: bytes = plain if isinstance(plain, bytes) else _to_json(plain).encode() + b"\n"
 
     def __enter__(self) -> Answer:
         return self
 
     def encoded(self, head_only: bool = False, close: bool = False) -> bytes:
         """The status line, the header fields and the body, but for a stream's."""
-        headers = {"Date": email.utils.formatdate(usegmt=True)}
+        headers = {"Date": _date(int(time.time()))}
         if self.status not in (204, 304) and self.stream is None:  # RFC 9110, 8.6: no length with a 204
             headers["Content-Length"] = str(len(self.body))
         if self.body or self.stream:
@@ -142,6 +144,15 @@ class Answer:
         finally:
             if self.after:
                 self.after(error is None)
+
+
+# With json.dumps, which makes an encoder for each call, and a date for each answer, accepting takes a tenth longer
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
+@functools.lru_cache(1)
+def _date(second: int) -> str:
+    return email.utils.formatdate(second, usegmt=True)
 
 
 class RequestReader:
