@@ -318,14 +318,8 @@ def test_a_commit_that_fails_leaves_nothing_behind(journal: Journal, disk: Disk)
 def torn(journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Record 0 is written, record 1 is refused, and what there is of it cannot be cut off inside of this."""
     journal.commit(record(0))
-    truncate = os.truncate
-
-    def truncate_once(*arguments: int) -> None:
-        truncate(*arguments)
-        patch.setattr(os, "truncate", full)
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "truncate", truncate_once)
+        patch.setattr(os, "truncate", full)
         disk.fail()
         with pytest.raises(StoreError, match="No space left on device: .* may have been stored"):
             journal.commit(record(1))
