@@ -1041,6 +1041,7 @@ def test_a_redelivery_that_came_too_late_takes_no_retries_away_after_a_restart(
     commit = desk.journal.commit
 
     def due_meanwhile(record: bytes, accepted: Callable[[], None] = lambda: None) -> None:
+        monkeypatch.setattr(desk.journal, "commit", commit)
         desk.pass_time(10)
         desk.under_way(delivery)
         commit(record, accepted)
