@@ -61,7 +61,8 @@ def request_head(method: str, url: str) -> bytes:
 def exchange(pool: Pool, url: str, compose: Callable[[], bytes], deadline: float) -> Generator[Wait, None, Exchange]:
     """Send what `compose()` gives, once there is a connection for it, and read the answer, or what went wrong.
 
-    `deadline` is when the driver will throw TimeoutError, by the pool's clock.
+    A connection that was used before may have been closed by its server meanwhile. If it dies before anything came, the
+    same bytes are sent once more over a new one. At `deadline`, by the pool's clock, the driver throws TimeoutError.
     """
     talk, request, connection, keep, error = _Conversation(), b"", None, False, None
     try:
@@ -76,7 +77,7 @@ def exchange(pool: Pool, url: str, compose: Callable[[], bytes], deadline: float
             except (ConnectionError, ssl.SSLEOFError, EOFError):
                 if talk.received or not connection.used:
                     raise
-                pool.discard(connection)  # it had died while it was idle: once more, over a new one
+                pool.discard(connection)
                 connection, talk = None, _Conversation()
     except (OSError, EOFError, ValueError, Failed) as problem:  # ValueError: a host that IDNA cannot encode
         error = explain(problem, talk.doing)
@@ -109,7 +110,7 @@ class _Conversation:
         while status < 200:  # 1xx is an interim answer (RFC 9110, 15.2): the real one follows
             status, head = yield from self._read_head()
         self.status, self.head, fields = status, head, fields_of(head)
-        self.sending = self.sending and status < 300  # else it does not want the rest (RFC 9112, 9.5)
+        self.sending = self.sending and status < 300  # from 300 on it does not want the rest (RFC 9112, 9.5)
         size = _body_size(status, fields)
         if size == CHUNKED:
             yield from self._read_chunks()
@@ -120,9 +121,9 @@ class _Conversation:
                 while True:
                     self.at = len(self.data)
                     yield from self._receive()
-        if self.sending:  # it has accepted what it has not read yet, and an error does not change that
+        if self.sending:  # a 2xx came before all was sent: send the rest; an error changes nothing now
             with contextlib.suppress(OSError):
-                while self._send() & WRITE:
+                while self._send() & WRITE:  # something is left
                     yield connection, WRITE
         close = head.startswith(b"HTTP/1.0") or b"close" in b",".join(fields.get(b"connection", ())).lower()
         return size is not None and not (close or self.unsent) and self.at == len(self.data)
@@ -172,7 +173,7 @@ class _Conversation:
                 raise Failed("the answer is malformed: its lines end with LF alone, expected CR LF")
             searched = max(0, len(self.data) - self.at - 3)  # of what is left then; CR LF CR LF may be cut
             yield from self._receive()
-            if self.data[:7] != b"HTTP/1."[: len(self.data)]:
+            if self.data[:7] != b"HTTP/1."[: len(self.data)]:  # as far as it has come
                 raise Failed("the answer is not HTTP/1.x: " + repr(self.data[:40])[1:])
         head = self.data[self.at : end + 2]
         line = STATUS_LINE.match(head)

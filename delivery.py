@@ -53,7 +53,8 @@ class Dispatcher:
     now and then, `show` the bytes of every attempt, as Printer.show takes them.
 
     `changed` is a lock and a bell. As a lock it guards the history, the endpoints and the housekeeper's `gone`; plain
-    counters may be read without it. As a bell it is rung when deliveries change. The journal's turn guards `_keys`.
+    counters may be read without it. As a bell it is rung when deliveries change. `_keys` is changed in the
+    journal's turn only, and read with the key's lock held.
 
     Order of locks: the one of OnDemand or one of Keys, the turn of the store or of the journal, `changed`, and last
     those of the journal's notes and of the printer. So nothing that takes a turn (commit, compact, close) is
@@ -126,10 +127,11 @@ class Dispatcher:
         if message.key:
             self._keys.keep(message)
         with self.changed:
-            self.history.add(message, urls)
+            self.history.add(message, urls)  # makes the deliveries
             # What one URL may have that waits: so URLs that are dead never close /trigger for the others.
             count = min(MAX_BACKLOG, (MAX_WAITING - self.history.waiting) // SHARE)
-            size, is_ping = (MAX_BODIES - self.history.bodies) // SHARE, message.event == PING
+            size = (MAX_BODIES - self.history.bodies) // SHARE
+            is_ping = message.event == PING
             for delivery in filter(None, message.deliveries):
                 if is_ping or self.endpoints.has_room(delivery.url, count, size):
                     self.endpoints.add(delivery, urgent=is_ping)
@@ -154,14 +156,14 @@ class Dispatcher:
         with self.changed:
             gone = self.withdraw(url, event)
             self.changed.notify_all()
-        self.journal.commit(b"")  # also when a sender was quicker, and nothing waits any more
+        self.journal.flush()  # also when a sender was quicker, and nothing waits any more
         return gone
 
     def withdraw(self, url: str, event: str | None = None) -> int:
         """Cancel what waits for a URL, of one event or of all, but not what the URL is registered for (it may be anew).
 
         With the lock held. What is under way goes on: only the journal has it as cancelled, so that a crash does not
-        send it again. Returns how many deliveries have waited.
+        send it again; its outcome becomes a later record. Returns how many deliveries have waited.
         """
 
         def is_gone(delivery: Delivery) -> bool:
@@ -272,7 +274,7 @@ class Dispatcher:
             self.history.finish(delivery, DELIVERED)
         else:
             self._failed(delivery, outcome)
-        self._changed(delivery)
+        self._record(delivery)
         if self._show:
             ending = attempt.error or "it answers"
             answer = [("< ", outcome.response, outcome.received)] if outcome.response else []
@@ -280,6 +282,7 @@ class Dispatcher:
         self._log_attempt(delivery, attempt)
 
     def _failed(self, delivery: Delivery, outcome: Exchange) -> None:
+        """Decide what comes after a failure. A redelivery (`manual`) has a `due` only if a retry was planned before."""
         if outcome.error is None and outcome.status == 410:
             self.housekeeper.unregister(delivery.url)
             self.history.finish(delivery, FAILED)
@@ -306,9 +309,10 @@ class Dispatcher:
         """End a delivery without an attempt."""
         delivery.error = why
         self.history.finish(delivery, state)
-        self._changed(delivery)
+        self._record(delivery)
 
-    def _changed(self, delivery: Delivery) -> None:
+    def _record(self, delivery: Delivery) -> None:
+        """To the journal, within a second, and to whoever waits for changes."""
         self.journal.note(delivery, delivery_record(delivery))
         self.history.changed(delivery)
 
@@ -358,8 +362,8 @@ class Dispatcher:
         under_way = self.counts()["under_way"]
         if under_way:
             self.log(f"Waiting up to {seconds:.0f} s for what is under way: {under_way}")
-        for patience in (seconds, 0.0):
-            with contextlib.suppress(KeyboardInterrupt):  # a second Ctrl-C cuts the wait short
+        for patience in (seconds, 0.0):  # the second time only after a second Ctrl-C, which cuts the wait short
+            with contextlib.suppress(KeyboardInterrupt):
                 for sender in self._senders:
                     sender.stop(patience)
                 for sender in filter(Sender.is_alive, self._senders):

@@ -62,7 +62,7 @@ class Exposee:
         self.routes: Routes = {
             "/webhooks/register": {"POST": self.register},
             "/webhooks/unregister": {"DELETE": self.unregister},
-            "/ping": {"GET": self.ping, "HEAD": None},  # None: there is no HEAD, which would send pings, too
+            "/ping": {"GET": self.ping, "HEAD": None},  # a HEAD would send pings
             "/trigger": {"POST": self.trigger},
             "/webhooks/ping-back": {"POST": self.ping_back},
             "/event-types": {"GET": self.event_types},
@@ -80,9 +80,9 @@ class Exposee:
         self._rules.check_destination(request, url)
         may_change = permit(request, secret, old_secret)
 
-        def accept(protected_by: str | None) -> None:
+        def accept(protected_by: str | None) -> None:  # in the store's turn
             may_change(protected_by)
-            self._dispatcher.housekeeper.forget(url)
+            self._dispatcher.housekeeper.forget(url)  # a 410 from before does not unregister what is registered now
 
         self._store.register(url, events, secret, accept)
         self._dispatcher.registered(url)
@@ -113,6 +113,7 @@ class Exposee:
             self._dispatcher.history.wait(deliveries, PING_SECONDS)
         finally:
             self._pings.release()
+        # a ping that was under way is shared, so they may be of several messages
         newest = max((delivery.message for delivery in deliveries), key=lambda message: message.time, default=None)
         return self._outcome(request, "Ping", newest.id if newest else new_message_id(), deliveries)
 

@@ -63,7 +63,7 @@ class Housekeeper(threading.Thread):
         journal = self._dispatcher.journal
         journal.compact(self._dispatcher.records)
         try:
-            journal.commit(b"")
+            journal.flush()
         except StoreError:
             return False
         return unregistered

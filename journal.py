@@ -88,14 +88,18 @@ class Journal:
                     yield record
 
     def commit(self, record: bytes, accepted: Callable[[], None] = lambda: None) -> None:
-        """Return when a record and all earlier notes are on the disk (b"" is for the notes alone).
+        """Return when a record and all earlier notes are on the disk.
 
         `accepted` is called then, before the journal can be compacted. StoreError: it is not in the file, or may be.
         """
         self._commits.commit((record, accepted))
 
+    def flush(self) -> None:
+        """Return when all notes are on the disk. StoreError."""
+        self.commit(b"")
+
     def note(self, key: Hashable, record: bytes) -> None:
-        """Append a record with the next `commit`, in place of one of the same key that waits for it."""
+        """Append a record with the next `commit` or `flush`, in place of one of the same key that waits for it."""
         with self._noting:
             self._notes[key] = record
 

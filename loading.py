@@ -67,7 +67,7 @@ def _read(path: Path, empty: Any, fault: str) -> tuple[str, Any]:
             return text, value
     except json.JSONDecodeError as error:
         error = explained(error)
-        line, fault = error.lineno, f"not JSON: {error.msg.removesuffix(' at')}"
+        line, fault = error.lineno, f"not JSON: {error.msg}"
     except RecursionError:
         fault = "cannot be read: nested too deeply"
     except (OSError, ValueError) as error:

@@ -64,7 +64,7 @@ class Receiver:
         self.routes: Routes = {PATH: {"POST": inbox.recording(self.receive)}, **inbox.routes}
 
     def receive(self, request: Request, entry: Entry) -> Answer:
-        """Verify, print, handle, answer. What is found out is noted in `entry`, and printed with the payload."""
+        """Verify, print, handle, answer. What is found out is noted in `entry`, for the page, and printed."""
         self._verify(request, entry)  # before anything parses the body
         payload = request.json()
         event = payload.get("event") if isinstance(payload, dict) else None
@@ -72,7 +72,7 @@ class Receiver:
         with self._lock:  # two requests with one webhook-id, even at the same time, are one message
             asked = answer_as_asked(request, self._misbehaved)
             answer = asked or Answer(204)
-            acknowledges = not answer.takeover and 200 <= answer.status < 300
+            acknowledges = not answer.takeover and 200 <= answer.status < 300  # a takeover: respond=hang
             entry.duplicate = acknowledges and message_id in self._seen
             if entry.duplicate:
                 entry.notes.append(f"duplicate: {message_id} was acknowledged before")

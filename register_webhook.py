@@ -23,7 +23,7 @@ import options
 from verifying import new_secret
 
 SECONDS = 15.0  # of silence from the exposee; GET /ping waits up to 5 s for the receivers
-MAX_ANSWER = 1_048_576  # bytes; the size is the exposee's claim
+MAX_ANSWER = 1_048_576  # bytes; what an answer says of its size may not be true
 FIELDS = {"Bypass-Tunnel-Reminder": "1", "User-Agent": "integrator/1.0"}
 OPENER = urllib.request.OpenerDirector()  # urlopen would follow redirects, open files and obey proxy variables
 OPENER.add_handler(urllib.request.HTTPHandler())

@@ -4,7 +4,9 @@
                  ^                                                                                         |
                  +---------------------------------- it is over -------------------------------------------+
 
-An attempt that hangs costs a generator and a socket, and no other endpoint anything.
+An attempt is a generator: `next` runs it to its next `yield`, which says what it waits for, and `throw` raises an error
+at that place. Its end raises StopIteration, whose `value` is what it has returned. An attempt that hangs costs a
+generator and a socket, and no other endpoint anything.
 
 Left out on purpose: asyncio, which would do the same and hide how.
 """
@@ -32,7 +34,7 @@ from messages import Delivery
 if TYPE_CHECKING:
     from delivery import Dispatcher  # which imports this module
 
-BATCH = 128  # attempts begun before the sender looks at what has come: then connections may be idle again
+BATCH = 128  # attempts begun in one go; then answers are read, whose connections the next attempts can use
 
 Exchanging = Callable[[Pool, str, Callable[[], bytes], float], Generator[Wait, None, Exchange]]  # as client.exchange
 
@@ -63,7 +65,7 @@ class Sender(threading.Thread):
         self._dispatcher, self.pool, self._exchanging = dispatcher, pool, exchanging
         self._timeout, self._clock = timeout, clock
         self._bell = Bell(pool.selector)
-        self._under_way: dict[InFlight, float] = {}  # their deadlines, in order, as all of them are equally far
+        self._under_way: dict[InFlight, float] = {}  # their deadlines; as all have the same time, in order
         self._over: list[InFlight] = []
         self._until = math.inf  # after `stop`, when to end, even if something is under way
 
@@ -93,7 +95,7 @@ class Sender(threading.Thread):
         self.pool.selector.close()
 
     def _begin(self) -> float:
-        """Begin what is next. Returns until when there is nothing else to begin."""
+        """Begin what is next. Returns when to look again: at once after a full batch, else when a retry is due."""
         over, self._over = self._over, []
         room = BATCH if self._until == math.inf else 0
         with self._dispatcher.changed:

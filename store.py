@@ -69,13 +69,12 @@ class _Snapshot:
             self.secrets.pop(url, None)
         return len(gone)
 
-    @property
     def size(self) -> int:
         """Bytes of webhooks.json."""
         return sum(map(len, self.pieces()))
 
     def pieces(self) -> list[bytes | memoryview]:
-        """webhooks.json, in parts."""
+        """webhooks.json, in parts. Each line begins with a comma; the first one's is left out."""
         if not self.text:
             self.text = bytearray().join(chain.from_iterable(urls.values() for urls in self.lines.values()))
         return [b"[", memoryview(self.text)[1:], b"\n]\n"] if self.text else [b"[]\n"]
@@ -108,7 +107,9 @@ class WebhookStore:
         self._secrets_path = self.path.with_suffix(".secrets.json")
         self._fsync, self._clock = fsync, clock
         self._changes: GroupCommit[Change, int] = GroupCommit(self._write)
-        self._stale: set[Path] = set()  # files that a failed change may have left with another content
+        # Files that may have the new content although the change failed: they were renamed, but not synced. Each is
+        # added just before it is renamed; there are none once everything is written.
+        self._stale: set[Path] = set()
         with opening(self.path.parent, "cannot be made a folder"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with opening(self.path):
@@ -127,7 +128,7 @@ class WebhookStore:
             self._stale.clear()
         for url, event in read_webhooks(self.path, check):
             self._snapshot.add(url, event)
-        if self._snapshot.size > MAX_BYTES:
+        if self._snapshot.size() > MAX_BYTES:
             raise StoreError(f"{self.path} would have more than {MAX_BYTES:,} bytes, the limit; name another --store")
         self._snapshot.secrets = read_secrets(self._secrets_path)
 
@@ -167,8 +168,8 @@ class WebhookStore:
         def change(staged: _Snapshot) -> int:
             missing = [event for event in wanted if not staged.registered(url, event)]
             former = staged.secret(url)
-            permit(former if missing or secret not in (None, former) else None)
-            size = staged.size + sum(len(_line(url, event)) for event in missing)
+            permit(former if missing or secret not in (None, former) else None)  # None: nothing that is protected
+            size = staged.size() + sum(len(_line(url, event)) for event in missing)
             if missing and (staged.count() + len(missing) > MAX_WEBHOOKS or size > MAX_BYTES):
                 raise StoreError(f"{MAX_WEBHOOKS:,} webhooks and {MAX_BYTES:,} bytes are the limit: unregister some")
             for event in missing:
@@ -190,7 +191,7 @@ class WebhookStore:
         return self._changes.commit(change)
 
     def unregister_urls(self, urls: Iterable[str]) -> int:
-        """Remove all webhooks of these URLs, as they are when they are read in its turn; returns the number removed."""
+        """Remove all webhooks of these URLs; returns the number removed. `urls` is read in its turn to write."""
         return self._changes.commit(lambda staged: sum(staged.remove(url, staged.lines) for url in list(urls)))
 
     # The files; only the thread that has the turn of `_changes` writes them
@@ -207,7 +208,7 @@ class WebhookStore:
             self._write_files(staged, changed=any(isinstance(count, int) and count for count in outcomes))
         except OSError as error:
             with contextlib.suppress(OSError):
-                self._write_files(self._snapshot, changed=False)
+                self._write_files(self._snapshot, changed=False)  # the old content again
             if self._stale:
                 raise StoreError(f"{error.strerror}: the change may have been stored, try again later") from None
             raise

@@ -28,7 +28,7 @@ def loads(data: bytes) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         at = explained(error)
-        raise ValueError(f"not JSON: {at.msg.lower().removesuffix(' at')} at line {at.lineno}, column {at.colno}") from None
+        raise ValueError(f"not JSON: {at.msg.lower()} at line {at.lineno}, column {at.colno}") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: byte {error.start} is {data[error.start]:#04x}") from None
     except UnicodeEncodeError:
@@ -37,11 +37,11 @@ def loads(data: bytes) -> Any:
 
 
 def explained(error: json.JSONDecodeError) -> json.JSONDecodeError:
-    """The error as Python 3.13 raises it: older ones do not name the comma before a closing bracket."""
+    """The error as Python 3.13 raises it, but for an "at" at the end: older ones do not name a trailing comma."""
     bracket, what = ("}", "object") if error.msg.startswith("Expecting property name") else ("]", "array")
     before = error.doc[: error.pos].rstrip(" \t\r\n")
     if not (before.endswith(",") and error.doc.startswith(bracket, error.pos)):
-        return error
+        return json.JSONDecodeError(error.msg.removesuffix(" at"), error.doc, error.pos)
     return json.JSONDecodeError(f"Illegal trailing comma before end of {what}", error.doc, len(before) - 1)
 
 

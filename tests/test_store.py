@@ -649,10 +649,10 @@ def test_the_size_is_the_size_of_the_file(tmp_path: Path, opened: Callable[[], W
     it, file = opened(), tmp_path / "webhooks.json"
     for entry in (*ENTRIES, {"url": 'http://\\".example/', "event": "\u00fc"}):
         register(it, entry)
-        assert it._snapshot.size == file.stat().st_size
+        assert it._snapshot.size() == file.stat().st_size
     for entry in it.webhooks():
         it.unregister(entry["url"], entry["event"], anyone)
-        assert it._snapshot.size == file.stat().st_size
+        assert it._snapshot.size() == file.stat().st_size
 
 
 def test_a_file_that_would_be_beyond_the_limit_when_it_is_written_again_stops_the_start(
