@@ -945,7 +945,8 @@ def killed(lesson: Lesson) -> None:
     """)
     lesson.file("webhooks.deliveries.jsonl")
     lesson.say("""
-        - There is one line: the message and its URLs. It was on the disk before the 202 was sent.
+        - The second line is the message and its URLs. It was on the disk before the 202 was sent.
+        - The first line marks the beginning of a write: all that comes before it is on the disk.
         - There is no line with the state of the delivery. So the exposee will take it as not delivered.
     """)
     lesson.step("Started again", "We start the same command in the same folder. Nobody triggers anything.")

@@ -214,7 +214,7 @@ class Maker:
 def exchange(port: int, pieces: list[bytes]) -> tuple[bytes, bool]:
     """All that the server answers to these bytes and the end of the stream; whether the connection was reset."""
     with Client(port) as client:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it need not take all of what it refuses
+        with contextlib.suppress(OSError):  # it need not take all of what it refuses
             for piece in pieces:
                 client.send(piece)
             client.sock.shutdown(socket.SHUT_WR)
