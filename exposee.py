@@ -21,7 +21,6 @@ import terminal  # isort: skip  # first, so that a Ctrl-C during the other impor
 
 import argparse
 import contextlib
-import gc
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -230,7 +229,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             rules = Rules(chosen.event_types, guard, chosen.token or "")
             server.set_routes(Exposee(store, dispatcher, rules, printer.log).routes)
             stay_on_one_core()
-            gc.set_threshold(10_000)  # by default the search for cycles takes a fifteenth of all time while it delivers
             printer.say(f"Exposee on {server.url}{server.everywhere}, Ctrl-C stops it")
             printer.say(*greeting(store, journal, dispatcher, chosen))
             dispatcher.start()
