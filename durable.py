@@ -135,10 +135,12 @@ class GroupCommit(Generic[Item, Result]):
             items.append(item)
         if index == 0:
             self._write_group(items, written)
-        result = written.result()[index]
-        if isinstance(result, Exception):
-            raise result
-        return result
+        try:
+            if isinstance(written.result()[index], Exception):
+                raise written.result()[index]
+            return written.result()[index]
+        finally:
+            del written  # else an error and this frame refer to each other, and the item stays in memory for a while
 
     def _write_group(self, items: list[Item], written: Future[Sequence[Result | Exception]]) -> None:
         try:

@@ -203,7 +203,7 @@ class WebhookStore:
             try:
                 outcomes.append(change(staged))
             except Exception as error:  # noqa: BLE001 - refused; the others go on
-                outcomes.append(error)
+                outcomes.append(error.with_traceback(None))  # which would keep this frame, and so `staged`, in memory
         try:
             self._write_files(staged, changed=any(isinstance(count, int) and count for count in outcomes))
         except OSError as error:

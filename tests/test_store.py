@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import itertools
 import json
 import os
@@ -12,6 +13,7 @@ import shutil
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
@@ -126,6 +128,27 @@ def test_a_change_that_is_refused_does_not_stop_the_others(opened: Callable[[], 
     urls = {f"http://{n}.example/" for n in (1, 2, 4)}
     assert set(it.urls_for("e")) == set(opened().urls()) == urls
     assert opened().secrets("http://3.example/") == []
+
+
+def test_a_change_that_is_refused_leaves_nothing_for_the_search_for_cycles(opened: Callable[[], WebhookStore]) -> None:
+    class Refusal(Exception):
+        pass
+
+    known: list[weakref.ref[Refusal]] = []
+
+    def refuse(secret: str | None) -> None:
+        refusal = Refusal()
+        known.append(weakref.ref(refusal))
+        raise refusal
+
+    it = opened()
+    gc.disable()
+    try:
+        with contextlib.suppress(Refusal):
+            it.register("http://1.example/", ["e"], None, refuse)
+        assert known[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_disk_that_refuses_refuses_the_whole_group(opened: Callable[[], WebhookStore], disk: Disk) -> None:
