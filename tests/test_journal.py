@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -396,6 +396,40 @@ def test_nothing_is_accepted_for_a_journal_that_was_removed_until_it_is_written_
     journal.compact(lambda: [record(0)])
     journal.commit(record(3))
     assert numbers(journal.path) == [0, 1, 3]
+
+
+def edited(path: Path) -> None:
+    """As editors do it: another file with more in it takes the name."""
+    (path.parent / "edited").write_bytes(path.read_bytes() + record(7))
+    os.replace(path.parent / "edited", path)
+
+
+@pytest.mark.parametrize("change", [lambda path: path.write_bytes(b""), edited])
+def test_nothing_is_accepted_for_a_journal_that_was_changed_until_it_is_written_again(
+    change: Callable[[Path], object], journal: Journal
+) -> None:
+    journal.commit(record(0))
+    change(journal.path)
+    with pytest.raises(StoreError, match=f"{journal.path.name} was removed or changed"):
+        journal.commit(record(1))
+    journal.compact(lambda: [record(0)])
+    journal.commit(record(2))
+    assert numbers(journal.path) == [0, 2]
+
+
+def test_a_journal_that_was_removed_is_whole_before_anything_is_accepted_also_if_it_could_not_be_written_at_once(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.commit(record(0))
+    journal.path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        journal.compact(lambda: [record(0)])
+    with pytest.raises(StoreError, match="was removed"):
+        journal.commit(record(1))
+    journal.compact(lambda: [record(0)])
+    journal.commit(record(2))
+    assert numbers(journal.path) == [0, 2]
 
 
 def test_a_journal_is_compacted_again_only_after_it_has_doubled(grown: Journal) -> None:
