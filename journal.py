@@ -52,6 +52,7 @@ class Journal:
         self._compacted_size = 0
         with opening(self.path):
             self._file = self._open()
+            self._fsync(self._file)  # what a kill has left unsynced, as the first mark will say of it that it is synced
             self._size = os.fstat(self._file).st_size  # what an unfinished write has left comes after it
 
     def _open(self) -> int:

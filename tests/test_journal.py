@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -112,7 +113,7 @@ def test_a_name_is_synced_before_anybody_is_told_that_a_record_is_in_the_file(tm
     before = disk.count
     journal = Journal(tmp_path / "deliveries.jsonl", disk)
     journal.commit(record(0))
-    assert disk.count == before + 2
+    assert disk.count == before + 3
     journal.close()
 
 
@@ -210,6 +211,20 @@ def test_a_power_loss_costs_the_last_write_only_and_other_damage_is_told(tmp_pat
             assert found == [1, 2, 3][: len(found)] and again.warning
         again.close()
         assert path.read_bytes() == data
+
+
+def test_what_a_kill_has_left_unsynced_is_synced_before_a_mark_comes_after_it(tmp_path: Path) -> None:
+    """Else a power loss in the first write after the restart could keep the mark and lose what is before it."""
+    path, synced = tmp_path / "deliveries.jsonl", [0]
+    path.write_bytes(left := record(1, 9_000))
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            synced.append(os.fstat(descriptor).st_size)
+
+    journal = Journal(path, fsync)
+    assert synced[-1] == len(left)
+    journal.close()
 
 
 def test_a_record_knows_its_line(tmp_path: Path) -> None:
