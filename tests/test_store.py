@@ -579,6 +579,27 @@ def test_a_crash_at_any_moment_leaves_no_entry_without_its_secret_and_none_with_
     assert seen and all(secrets in allowed[url] for found in seen for url, secrets in found.items())
 
 
+def test_two_failures_leave_no_entry_without_its_secret(tmp_path: Path, disk: Disk) -> None:
+    """The second one keeps the store from putting back the old files; then it is killed."""
+    maybe = 0
+    for pair in itertools.combinations(range(1, 11), 2):
+        (tmp_path / "webhooks.json").write_text(text_of(A))
+        (tmp_path / "webhooks.secrets.json").write_text(json.dumps({A["url"]: SECRETS[0]}))
+        it = WebhookStore(tmp_path / "webhooks.json", fsync=disk)
+        disk.fail(pair.__contains__)
+        with contextlib.suppress(StoreError):
+            register(it, D, secret=SECRETS[2])
+            it.close()
+            continue
+        found = stored_in(tmp_path)[1]
+        maybe += D["url"] in found
+        assert found.get(D["url"], SECRETS[2:]) == SECRETS[2:] and found[A["url"]] == SECRETS[:1], pair
+        disk.mend()
+        it.close()
+        assert stored_in(tmp_path)[1] == {A["url"]: SECRETS[:1]}, pair
+    assert maybe
+
+
 # --- paths, modes and links -----------------------------------------------------------------------------------
 
 
