@@ -135,9 +135,15 @@ class GroupCommit(Generic[Item, Result]):
             items.append(item)
         if index == 0:
             self._write_group(items, written)
-        result = written.result()[index]
+        try:  # without `del`, an error and this frame refer to each other, and the item stays in memory for a while
+            result = written.result()[index]
+        finally:
+            del written
         if isinstance(result, Exception):
-            raise result
+            try:
+                raise result
+            finally:
+                del result
         return result
 
     def _write_group(self, items: list[Item], written: Future[Sequence[Result | Exception]]) -> None:

@@ -88,6 +88,7 @@ class Inbox:
                 problem = as_problem(error)
                 entry.notes += problem.notes or [problem.detail]
                 self._keep(entry, problem.status)
+                del problem  # else it refers to this frame, which keeps the request in memory for a while
                 raise
             self._keep(entry, None if answer.takeover else answer.status)
             return answer

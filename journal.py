@@ -52,6 +52,7 @@ class Journal:
         self._compacted_size = 0
         with opening(self.path):
             self._file = self._open()
+            self._fsync(self._file)  # what a kill has left unsynced, as the first mark will say of it that it is synced
             self._size = os.fstat(self._file).st_size  # what an unfinished write has left comes after it
 
     def _open(self) -> int:
@@ -104,11 +105,11 @@ class Journal:
             self._notes[key] = record
 
     def compact(self, records: Callable[[], Iterable[bytes]]) -> None:
-        """If the file has doubled, or somebody has removed it, replace it by `records()`.
+        """If the file has doubled, or somebody has removed or changed it, replace it by `records()`.
 
         Commits and notes of the meantime go to the new file.
         """
-        if self._size >= max(COMPACT_BYTES, 2 * self._compacted_size) or not os.path.exists(self.path):
+        if self._size >= max(COMPACT_BYTES, 2 * self._compacted_size) or not self._is_whole():
             with contextlib.suppress(OSError), self._commits.turn():
                 self._replace(records())
             self._compacted_size = self._size  # also if it failed: it is tried again when the file has doubled
@@ -134,8 +135,8 @@ class Journal:
         """Write and sync the notes and then `records`; or leave the file as it was, and keep the notes."""
         if self._file < 0:
             self._file = self._open()
-        if not os.path.exists(self.path):  # what is written to it now would be gone with the next start
-            raise OSError(errno.ENOENT, f"{self.path.name} was removed")
+        if not self._is_whole():  # what is written to it now would be gone with the next start
+            raise OSError(errno.ENOENT, f"{self.path.name} was removed or changed")
         with self._noting:
             notes, self._notes = self._notes, {}
         data = b"".join([*notes.values(), *records])
@@ -155,6 +156,13 @@ class Journal:
                 raise StoreError(f"{error.strerror}: it may have been stored; try again later") from None
             raise
         self._size += len(MARK) + len(data)
+
+    def _is_whole(self) -> bool:
+        """Whether nobody has removed the file, put another one in its place, or emptied it."""
+        with contextlib.suppress(OSError):
+            least, found = self._size, os.stat(self.path)  # in this order: another thread may write
+            return found.st_size >= least and (WINDOWS or os.path.samestat(found, os.fstat(self._file)))
+        return False
 
     def _replace(self, records: Iterable[bytes]) -> None:
         with replacement(self.path, chain(records, [MARK]), self._fsync, 0o600) as temporary:

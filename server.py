@@ -208,6 +208,8 @@ class Server(socketserver.ThreadingTCPServer):
             raise Problem(405, f"{request.path} takes {allow['Allow']}, not {request.method}{hint}", allow)
         try:
             return methods[request.method](request._replace(parameters=match.groups()) if match.groups() else request)
+        except Problem:
+            raise  # as its own cause it would keep the request in memory until the next search for cycles
         except BaseException as error:  # also what asyncio and sys.exit raise
             raise as_problem(error, self._refusals) from error
 

@@ -110,6 +110,7 @@ class WebhookStore:
         # Files that may have the new content although the change failed: they were renamed, but not synced. Each is
         # added just before it is renamed; there are none once everything is written.
         self._stale: set[Path] = set()
+        self._between: dict[str, Secret] = {}  # the secrets of step 1 of `_write_files`, the last time
         with opening(self.path.parent, "cannot be made a folder"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with opening(self.path):
@@ -203,7 +204,7 @@ class WebhookStore:
             try:
                 outcomes.append(change(staged))
             except Exception as error:  # noqa: BLE001 - refused; the others go on
-                outcomes.append(error)
+                outcomes.append(error.with_traceback(None))  # which would keep this frame, and so `staged`, in memory
         try:
             self._write_files(staged, changed=any(isinstance(count, int) and count for count in outcomes))
         except OSError as error:
@@ -225,6 +226,9 @@ class WebhookStore:
         between = old
         if wanted != old:
             between = {url: old[url] for url in old if self.has(url)} | wanted
+        if self._stale:  # an entry of the change that failed may be in the file, so its secret stays until 3
+            between = self._between | between
+        self._between = between
         if between != old or self._secrets_path in self._stale:
             self._write_secrets(between)
         if changed or self.path in self._stale:

@@ -171,12 +171,20 @@ class Printer:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing to do: what is waiting is printed at once."""
+        """Print what `write` has of a line that has not ended, as a line."""
+        with self._changed:
+            if self._line:
+                self.write("\n")
+
+    def __getattr__(self, name: str) -> object:
+        """What else a program may ask of sys.stdout: isatty, encoding, fileno."""
+        return getattr(self._stream, name)
 
     def close(self, *lines: str) -> None:
         """Print what waits, and then these last lines, for a second at most."""
         with self._changed:
             self._closed.set()
+            self.flush()
             self.say(*lines)
         self._thread.join(1)
 

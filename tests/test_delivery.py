@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import errno
-import gc
 import hashlib
 import hmac
 import json
@@ -579,22 +578,6 @@ def test_a_delivery_that_ends_before_its_attempt_is_told_at_once(desk: Desk, mon
     assert desk.dispatcher.history.wait([delivery], SECONDS)
     assert delivery.state == CANCELLED
     assert time.monotonic() - began < SECONDS / 2
-
-
-def test_retries_that_are_cancelled_let_go_of_their_bodies(desk: Desk) -> None:
-    """One that is due before them is no reason to keep them."""
-    desk.answer = exchange(503)
-    desk.settled(desk.trigger())
-    desk.answer = exchange(503, "Retry-After: 80000")
-    for number in range(50):
-        url = f"http://{number}.test/"
-        desk.register(url, OTHER)
-        desk.settled(desk.trigger(OTHER, number))
-        desk.unregister(url, OTHER)
-    for _ in range(10):
-        gc.collect()
-    planned = {e[2].id for e in gc.get_objects() if type(e) is tuple and len(e) == 3 and isinstance(e[2], Delivery)}
-    assert len(planned) <= 2
 
 
 # --- what waits for a webhook that is gone --------------------------------------------------------------------------

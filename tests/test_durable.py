@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -150,6 +152,23 @@ def test_what_is_said_of_one_item_is_told_to_its_thread_alone_and_a_bug_to_all(d
     calls = [lambda it=it: commits.commit(it) for it in (1, "bug", "bug", "bug")]
     errors = [type(future.exception()) for future in together(disk, *calls)]
     assert errors == [type(None)] + [ZeroDivisionError] * 3
+
+
+def test_an_item_that_was_refused_leaves_nothing_for_the_search_for_cycles() -> None:
+    class Item:
+        pass
+
+    commits: GroupCommit[Item, None] = GroupCommit(full)
+    gc.disable()
+    try:
+        item = Item()
+        known = weakref.ref(item)
+        with pytest.raises(StoreError) as refusal:
+            commits.commit(item)
+        del refusal, item
+        assert known() is None
+    finally:
+        gc.enable()
 
 
 def test_nobody_waits_for_ever_when_many_commit_again_and_again(disk: Disk) -> None:

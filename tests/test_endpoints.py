@@ -6,6 +6,7 @@ import gc
 import math
 import random
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -245,6 +246,23 @@ def test_what_is_withdrawn_is_neither_due_nor_taken_nor_counted() -> None:
     assert endpoints.due() == math.inf
     endpoints.finish(waiting[1], True, 0.0)
     assert taken(endpoints) == []
+
+
+def test_retries_that_are_withdrawn_take_no_memory() -> None:
+    """One that is due before them is no reason to keep them."""
+    endpoints = Endpoints(10)
+    early, *others = deliveries(101)
+    endpoints.postpone(early, 5.0)
+    tracemalloc.start()
+    try:
+        for _ in range(100):
+            for delivery in others:
+                endpoints.postpone(delivery, 100.0)
+            endpoints.withdraw(URL, set(others))
+        assert tracemalloc.get_traced_memory()[0] < 200_000  # all 10,000 would have over a million bytes
+    finally:
+        tracemalloc.stop()
+    assert endpoints.due() == 5.0 and endpoints.pop_due() is early
 
 
 def test_an_earlier_retry_is_due_first_also_when_it_is_planned_later() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import threading
 import tracemalloc
+import weakref
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -237,3 +240,24 @@ def test_the_page_shows_what_arrives(session: Browser, server: Watched) -> None:
     assert [line for line in session.log() if "Content Security Policy" in line or "Uncaught" in line] == []
     session.resize(1280, 800)
     session.open("about:blank")
+
+
+def test_a_request_that_is_refused_leaves_nothing_for_the_search_for_cycles() -> None:
+    known: list[weakref.ref[Problem]] = []
+
+    def refuse(request: Request, entry: Entry) -> Answer:
+        problem = Problem(401, "no")
+        known.append(weakref.ref(problem))
+        try:
+            raise problem
+        finally:
+            del problem
+
+    handler = Inbox(lambda: TIME).recording(refuse)
+    gc.disable()
+    try:
+        with contextlib.suppress(Problem):
+            handler(asked())
+        assert known[0]() is None
+    finally:
+        gc.enable()

@@ -9,9 +9,10 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_a_name_is_synced_before_anybody_is_told_that_a_record_is_in_the_file(tm
     before = disk.count
     journal = Journal(tmp_path / "deliveries.jsonl", disk)
     journal.commit(record(0))
-    assert disk.count == before + 2
+    assert disk.count == before + 3
     journal.close()
 
 
@@ -210,6 +211,20 @@ def test_a_power_loss_costs_the_last_write_only_and_other_damage_is_told(tmp_pat
             assert found == [1, 2, 3][: len(found)] and again.warning
         again.close()
         assert path.read_bytes() == data
+
+
+def test_what_a_kill_has_left_unsynced_is_synced_before_a_mark_comes_after_it(tmp_path: Path) -> None:
+    """Else a power loss in the first write after the restart could keep the mark and lose what is before it."""
+    path, synced = tmp_path / "deliveries.jsonl", [0]
+    path.write_bytes(left := record(1, 9_000))
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            synced.append(os.fstat(descriptor).st_size)
+
+    journal = Journal(path, fsync)
+    assert synced[-1] == len(left)
+    journal.close()
 
 
 def test_a_record_knows_its_line(tmp_path: Path) -> None:
@@ -396,6 +411,40 @@ def test_nothing_is_accepted_for_a_journal_that_was_removed_until_it_is_written_
     journal.compact(lambda: [record(0)])
     journal.commit(record(3))
     assert numbers(journal.path) == [0, 1, 3]
+
+
+def edited(path: Path) -> None:
+    """As editors do it: another file with more in it takes the name."""
+    (path.parent / "edited").write_bytes(path.read_bytes() + record(7))
+    os.replace(path.parent / "edited", path)
+
+
+@pytest.mark.parametrize("change", [lambda path: path.write_bytes(b""), edited])
+def test_nothing_is_accepted_for_a_journal_that_was_changed_until_it_is_written_again(
+    change: Callable[[Path], object], journal: Journal
+) -> None:
+    journal.commit(record(0))
+    change(journal.path)
+    with pytest.raises(StoreError, match=f"{journal.path.name} was removed or changed"):
+        journal.commit(record(1))
+    journal.compact(lambda: [record(0)])
+    journal.commit(record(2))
+    assert numbers(journal.path) == [0, 2]
+
+
+def test_a_journal_that_was_removed_is_whole_before_anything_is_accepted_also_if_it_could_not_be_written_at_once(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.commit(record(0))
+    journal.path.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        journal.compact(lambda: [record(0)])
+    with pytest.raises(StoreError, match="was removed"):
+        journal.commit(record(1))
+    journal.compact(lambda: [record(0)])
+    journal.commit(record(2))
+    assert numbers(journal.path) == [0, 2]
 
 
 def test_a_journal_is_compacted_again_only_after_it_has_doubled(grown: Journal) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 import socket
 import statistics
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -406,6 +408,23 @@ def test_a_bug_is_a_problem_for_the_client_and_named_for_us(method: str, target:
 
 def answering(answer: Callable[[], Answer], log: Callable[..., None] = lambda *lines: None) -> Any:
     return serving({"/ok": {"GET": lambda asked: answer()}}, log=log)
+
+
+def test_a_request_that_is_refused_leaves_nothing_for_the_search_for_cycles() -> None:
+    bodies: list[weakref.ref[Any]] = []
+
+    def refuse() -> Answer:
+        body = Pieces()
+        bodies.append(weakref.ref(body))
+        raise Problem(422, "no")
+
+    gc.disable()
+    try:
+        with answering(refuse) as server, server.client() as client:
+            assert [client.ask(GET).status for _ in range(2)] == [422, 422]  # the second time, the first one is over
+            assert bodies[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_after_runs_after_the_answer() -> None:

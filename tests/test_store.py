@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import itertools
 import json
 import os
@@ -12,6 +13,7 @@ import shutil
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
@@ -126,6 +128,27 @@ def test_a_change_that_is_refused_does_not_stop_the_others(opened: Callable[[], 
     urls = {f"http://{n}.example/" for n in (1, 2, 4)}
     assert set(it.urls_for("e")) == set(opened().urls()) == urls
     assert opened().secrets("http://3.example/") == []
+
+
+def test_a_change_that_is_refused_leaves_nothing_for_the_search_for_cycles(opened: Callable[[], WebhookStore]) -> None:
+    class Refusal(Exception):
+        pass
+
+    known: list[weakref.ref[Refusal]] = []
+
+    def refuse(secret: str | None) -> None:
+        refusal = Refusal()
+        known.append(weakref.ref(refusal))
+        raise refusal
+
+    it = opened()
+    gc.disable()
+    try:
+        with contextlib.suppress(Refusal):
+            it.register("http://1.example/", ["e"], None, refuse)
+        assert known[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_disk_that_refuses_refuses_the_whole_group(opened: Callable[[], WebhookStore], disk: Disk) -> None:
@@ -554,6 +577,27 @@ def test_a_crash_at_any_moment_leaves_no_entry_without_its_secret_and_none_with_
     allowed: dict[str, list[list[str]]] = {A["url"]: [SECRETS[:1], rotated], left: [[]], B["url"]: [[]]}
     allowed[D["url"]] = [SECRETS[2:] if "with" in what else []]
     assert seen and all(secrets in allowed[url] for found in seen for url, secrets in found.items())
+
+
+def test_two_failures_leave_no_entry_without_its_secret(tmp_path: Path, disk: Disk) -> None:
+    """The second one keeps the store from putting back the old files; then it is killed."""
+    maybe = 0
+    for pair in itertools.combinations(range(1, 11), 2):
+        (tmp_path / "webhooks.json").write_text(text_of(A))
+        (tmp_path / "webhooks.secrets.json").write_text(json.dumps({A["url"]: SECRETS[0]}))
+        it = WebhookStore(tmp_path / "webhooks.json", fsync=disk)
+        disk.fail(pair.__contains__)
+        with contextlib.suppress(StoreError):
+            register(it, D, secret=SECRETS[2])
+            it.close()
+            continue
+        found = stored_in(tmp_path)[1]
+        maybe += D["url"] in found
+        assert found.get(D["url"], SECRETS[2:]) == SECRETS[2:] and found[A["url"]] == SECRETS[:1], pair
+        disk.mend()
+        it.close()
+        assert stored_in(tmp_path)[1] == {A["url"]: SECRETS[:1]}, pair
+    assert maybe
 
 
 # --- paths, modes and links -----------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import signal
@@ -200,6 +201,20 @@ def test_what_has_happened_is_printed_with_the_time_of_day() -> None:
     printer.close()
     first, second = stream.getvalue().splitlines()
     assert first in (f"{before} first\\n", f"{after} first\\n") and second == "  second"
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_what_is_printed_without_an_end_of_line_is_not_lost(flush: bool) -> None:
+    stream = Stream()
+    printer = Printer(stream)
+    with contextlib.redirect_stdout(printer):
+        print("one ", end="")
+        print("line", end="", flush=flush)
+        assert sys.stdout.isatty() is stream.isatty()
+    if flush:
+        eventually(lambda: stream.getvalue() == "one line\n", "the line")
+    printer.close("Stopped")
+    assert stream.getvalue() == "one line\nStopped\n"
 
 
 def test_nobody_waits_for_a_terminal_that_stands_still_but_its_end_for_a_second() -> None:
