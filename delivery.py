@@ -53,11 +53,11 @@ class Dispatcher:
     now and then, `show` the bytes of every attempt, as Printer.show takes them.
 
     `changed` is a lock and a bell. As a lock it guards the history, the endpoints and the housekeeper's `gone`; plain
-    counters may be read without it. As a bell it is rung when deliveries change. `_keys` is changed in the
-    journal's turn only, and read with the key's lock held.
+    counters may be read without it. As a bell it is rung when deliveries change. `_keys` is changed in
+    the journal's turn only, and read with the key's lock held.
 
     Order of locks: the one of OnDemand or one of Keys, the turn of the store or of the journal, `changed`, and last
-    those of the journal's notes and of the printer. So nothing that takes a turn (commit, compact, close) is
+    those of the journal's notes and of the printer. So nothing that takes a turn (commit, flush, compact, close) is
     called with `changed` held; `note` takes none and may be.
     """
 

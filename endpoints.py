@@ -118,7 +118,7 @@ class Endpoints:
         for kind in TURNS[self._turn]:
             if self._queues[kind] and self.under_way < self._limits[kind]:
                 self._turn = kind
-                endpoint, _none = self._queues[kind].popitem(last=False)
+                endpoint, _ = self._queues[kind].popitem(last=False)
                 endpoint.kind = None
                 delivery = (endpoint.urgent or endpoint.waiting).pop(0)
                 endpoint.size -= len(delivery.message.body)

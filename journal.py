@@ -28,7 +28,8 @@ from durable import (
     sync_directory,
     write_all,
 )
-from messages import DELIVERING, PENDING, STATES, Attempt, Delivery, Message, to_json
+from messages import DELIVERING, PENDING, STATES, Attempt, Delivery, Message
+from strict_json import to_json
 
 MARK = b'{"synced": true}\n'
 COMPACT_BYTES = 33_554_432  # a smaller journal is not worth compacting; this one has some 100,000 deliveries

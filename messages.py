@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import base64
 import hmac
-import json
 import secrets
 from dataclasses import dataclass, field
 
 from client import Exchange
+from strict_json import to_json
 
 SECRET_BYTES = range(24, 65)  # of a key (Standard Webhooks)
 PING = "ping"
@@ -98,9 +98,6 @@ class Delivery:
 
 
 # --- what is sent -----------------------------------------------------------------------------------------------------
-
-
-to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each call
 
 
 def body_of(event: str, data: bytes) -> bytes:

@@ -153,7 +153,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a receiver until it is told to stop. 0 then; 2 for what keeps it from starting, or OSError."""
+    """Run a receiver until it is told to stop. Returns 0 then, 2 for a wrong option; OSError when it cannot listen."""
     chosen = parser().parse_args(argv)
     if chosen.new_secret:
         terminal.say(new_secret())

@@ -83,5 +83,6 @@ def _depth(text: str) -> int:
     return deepest
 
 
+to_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each call
 _decoder = json.JSONDecoder(parse_int=_number, parse_float=_number, parse_constant=_number, object_pairs_hook=_object)
 _spans = json.JSONDecoder()  # only to learn where a value ends

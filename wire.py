@@ -11,7 +11,6 @@ import email.utils
 import functools
 import http
 import io
-import json
 import re
 import socket
 import time
@@ -119,7 +118,7 @@ class Answer:
         self.after, self.takeover = after, takeover
         self.stream: Any = body if isinstance(body, Iterator) else None
         plain = b"" if body is None or self.stream else body
-        self.body: bytes = plain if isinstance(plain, bytes) else _to_json(plain).encode() + b"\n"
+        self.body: bytes = plain if isinstance(plain, bytes) else strict_json.to_json(plain).encode() + b"\n"
 
     def __enter__(self) -> Answer:
         return self
@@ -146,11 +145,7 @@ class Answer:
                 self.after(error is None)
 
 
-# An encoder and a date made for each answer would make POST /trigger take a tenth longer
-_to_json = json.JSONEncoder(ensure_ascii=False).encode
-
-
-@functools.lru_cache(1)
+@functools.lru_cache(1)  # an encoder and a date made for each answer would make POST /trigger take a tenth longer
 def _date(second: int) -> str:
     return email.utils.formatdate(second, usegmt=True)
 
