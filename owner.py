@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from delivery import Dispatcher
-from history import History
+from history import History, delivery_json
 from journal import Journal
 from messages import STATES, Delivery
 from ondemand import OnDemand
-from history import delivery_json
 from rules import Rules, members, recovery
 from server import Routes, page
 from store import WebhookStore
